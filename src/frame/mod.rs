@@ -1,0 +1,89 @@
+//! Frames: the unit of work, what they carry, what is written on them, and how they are counted.
+
+mod annotations;
+pub mod clock;
+mod ledger;
+mod picture;
+mod record;
+
+pub use annotations::{Annotations, Attribute, Detection, RawTensor};
+pub use clock::Nanos;
+pub use ledger::{Counts, FailReason, Ledger, Outcome, ShedReason, Signal, Stream, Ticket};
+pub use picture::{
+    Colorimetry, Matrix, Orientation, OwnedPlanes, Payload, Picture, PixelBuffer, PixelFormat, Range, Siting,
+};
+pub use record::Record;
+
+use std::sync::Arc;
+
+/// When a frame passed the points before the first stage.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Arrival {
+    /// When its last byte reached this host; equals captured where the two cannot be told apart.
+    pub complete: Nanos,
+    /// When the decoded frame was offered to its ring.
+    pub decoded: Nanos,
+}
+
+/// Time that a frame has spent at work so far, for the report's breakdown. What is not named here was waiting.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Work {
+    /// Pixels to tensor.
+    pub prepare: Nanos,
+    /// The batch's inference.
+    pub execute: Nanos,
+    /// Outputs to annotations.
+    pub finish: Nanos,
+    /// Stages behind: tracking, filters, second models.
+    pub rest: Nanos,
+}
+
+/// One unit of work of a stream, on one branch of the graph.
+///
+/// Cloning makes another branch: pixels and ticket are shared, annotations are copied.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// Its entry in the stream's ledger: stream, number, captured, deadline.
+    pub ticket: Arc<Ticket>,
+    /// Stream time, where the source tells it.
+    pub pts: Option<Nanos>,
+    /// Wall-clock time by the camera itself, microseconds since 1970.
+    pub camera_time_us: Option<i64>,
+    /// When it arrived and was decoded.
+    pub arrival: Arrival,
+    /// Pixels or samples.
+    pub payload: Payload,
+    /// What stages wrote so far.
+    pub annotations: Annotations,
+    /// Index of the rung that made the result, 0 is best.
+    pub rung: usize,
+    /// A lower rung than the stream's ceiling saved it.
+    pub rescued: bool,
+    /// A device stage ran on its own payload.
+    pub inferred: bool,
+    /// Time at work so far.
+    pub work: Work,
+}
+
+impl Frame {
+    /// A frame just decoded: nothing is written on it yet.
+    pub fn new(ticket: Arc<Ticket>, pts: Option<Nanos>, arrival: Arrival, payload: Payload) -> Self {
+        Self {
+            ticket,
+            pts,
+            camera_time_us: None,
+            arrival,
+            payload,
+            annotations: Annotations::default(),
+            rung: 0,
+            rescued: false,
+            inferred: false,
+            work: Work::default(),
+        }
+    }
+
+    /// The frame's stream.
+    pub fn stream(&self) -> &Arc<Stream> {
+        &self.ticket.stream
+    }
+}

@@ -1,0 +1,43 @@
+//! Tensors that the engine passes around: a batch's inputs, its outputs, and how picture and tensor relate.
+
+/// Element type of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit float.
+    F32,
+    /// 16-bit float.
+    F16,
+    /// Unsigned byte.
+    U8,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+            Self::U8 => 1,
+        }
+    }
+}
+
+/// How a model's pixels map to the picture's, as viewed: `picture = (model - offset) / scale`, per axis.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Geometry {
+    /// Model pixels per picture pixel, x and y.
+    pub scale: [f32; 2],
+    /// Model coordinates of the picture's top left corner.
+    pub offset: [f32; 2],
+    /// Width and height of the picture as viewed.
+    pub picture: [f32; 2],
+}
+
+impl Geometry {
+    /// A box in model pixels as a box in pixels of the source picture.
+    pub fn to_picture(&self, b: [f32; 4]) -> [f32; 4] {
+        let x = |v: f32| (v - self.offset[0]) / self.scale[0];
+        let y = |v: f32| (v - self.offset[1]) / self.scale[1];
+        [x(b[0]), y(b[1]), x(b[2]), y(b[3])]
+    }
+}

@@ -1,0 +1,11 @@
+//! framegate: a real-time video and sensor stream processor.
+
+pub mod config;
+pub mod frame;
+pub mod infer;
+pub mod issue;
+pub mod ring;
+pub mod sink;
+pub mod source;
+pub mod stage;
+pub mod telemetry;

@@ -1,0 +1,81 @@
+//! Sinks: where results go.
+//!
+//! The engine gives every sink a thread and a bounded queue of its own, so a sink that stalls never stalls a stream.
+//! Each kind has one file here with its typed configuration, and one line in [`KINDS`].
+
+use crate::frame::Record;
+use crate::issue::Issue;
+use crate::stage::BuildContext;
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// Why a sink cannot be opened or did not take a record.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SinkError(pub String);
+
+/// Takes finished frames' records. Runs on its own thread: it may block, the engine counts what it loses.
+pub trait Sink: Send {
+    /// Takes one record.
+    ///
+    /// # Errors
+    /// The record was not taken and will not be; the sink stays usable.
+    fn deliver(&mut self, record: &Arc<Record>) -> Result<(), SinkError>;
+
+    /// Brings everything taken so far to where it belongs; called when the queue is empty for a while, and at the end.
+    ///
+    /// # Errors
+    /// What could not be written.
+    fn flush(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+/// A sink's typed configuration.
+pub trait SinkConfig: Debug + Send + Sync {
+    /// What is wrong with it that the types cannot say. Starts nothing.
+    fn check(&self, _context: &BuildContext) -> Vec<Issue> {
+        Vec::new()
+    }
+
+    /// Whether it needs the pixels, not only the result.
+    fn wants_pixels(&self) -> bool {
+        false
+    }
+
+    /// Opens the sink.
+    ///
+    /// # Errors
+    /// What cannot be used and will not recover. A broker that is away is not an error: the sink reconnects.
+    fn open(&self, context: &BuildContext) -> Result<Box<dyn Sink>, SinkError>;
+}
+
+/// A kind of sink: one line of the registry.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// The name in `kind = "…"`.
+    pub name: &'static str,
+    /// One sentence for help texts and the schema.
+    pub about: &'static str,
+    /// The JSON Schema of its keys.
+    pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
+    /// Reads its keys (without the common ones: `kind`, `from`, `queue`).
+    pub parse: fn(toml::Table) -> Result<Box<dyn SinkConfig>, toml::de::Error>,
+}
+
+/// The kinds there are.
+pub const KINDS: &[Kind] = &[];
+
+/// Makes a registry line from a configuration type.
+pub const fn kind<C>(name: &'static str, about: &'static str) -> Kind
+where
+    C: SinkConfig + DeserializeOwned + schemars::JsonSchema + 'static,
+{
+    Kind {
+        name,
+        about,
+        schema: |g| g.subschema_for::<C>(),
+        parse: |t| Ok(Box::new(toml::Value::Table(t).try_into::<C>()?)),
+    }
+}

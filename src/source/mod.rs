@@ -1,0 +1,195 @@
+//! Sources: where frames come from.
+//!
+//! A source runs on a thread of its own, recovers by itself from whatever its camera or network does, and hands
+//! frames to its [`Intake`]. It never waits for another source.
+
+use crate::frame::{FailReason, Frame, Nanos, Outcome, Signal, Stream, Ticket};
+use crate::ring::{Pushed, Sender};
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Why a source cannot be used at all. What it can recover from is a [`Signal`], not an error.
+#[derive(Debug, thiserror::Error)]
+#[error("source `{id}`: {message}")]
+pub struct SourceError {
+    /// The source's id in the pipeline file.
+    pub id: String,
+    /// What is wrong and, where known, what helps.
+    pub message: String,
+}
+
+/// How fast frames are released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Pace {
+    /// At the stream's own rate, with deadlines: a camera, or a file that plays one.
+    Live,
+    /// As fast as the stages take frames; blocks instead of dropping.
+    Fast,
+}
+
+/// `[source.ID]`: where a stream comes from.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    /// Address of the stream: `rtsp://`, `v4l2://`, `file://`, `http(s)://`, `test://`.
+    #[serde(default)]
+    pub uri: Option<String>,
+    /// A GStreamer description that ends in raw video, in place of `uri`.
+    #[serde(default)]
+    pub launch: Option<String>,
+    /// Larger is more important. Default 0.
+    #[serde(default)]
+    pub priority: i32,
+    /// `/readyz` waits for it. Default true.
+    #[serde(default = "yes")]
+    pub required: bool,
+    /// `live` or `fast`; files without a deadline default to `fast`, everything else to `live`.
+    #[serde(default)]
+    pub pace: Option<Pace>,
+    /// Start again at the end of a file. Default false.
+    #[serde(default, rename = "loop")]
+    pub repeat: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A camera, a file or a receiver, ready to be opened.
+pub trait Source: Send {
+    /// Delivers frames to the intake until the stream ends, [`Intake::is_stopping`], or nothing can be done any more.
+    ///
+    /// # Errors
+    /// Only what no waiting and no reconnecting can cure: a file that does not exist, a missing plugin.
+    fn run(self: Box<Self>, intake: Arc<Intake>) -> Result<(), SourceError>;
+}
+
+/// Whether the intake wants more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on.
+    More,
+    /// The pipeline is stopping: the frame was not taken, nothing more will be.
+    Stop,
+}
+
+/// The way into the engine for one stream. Shared by the source's thread and its GStreamer callbacks.
+#[derive(Debug)]
+pub struct Intake {
+    stream: Arc<Stream>,
+    rings: Vec<Sender<Frame>>,
+    /// Frames that the engine may hold at once (rings, in flight, previews): added to the decoder's pool.
+    held_frames: usize,
+    stopping: AtomicBool,
+    stop: (Mutex<()>, Condvar),
+    last_frame: AtomicU64,
+}
+
+impl Intake {
+    /// An intake of a stream that feeds these rings, one for each stage that takes the stream's frames.
+    pub fn new(stream: Arc<Stream>, rings: Vec<Sender<Frame>>, held_frames: usize) -> Self {
+        Self {
+            stream,
+            rings,
+            held_frames,
+            stopping: AtomicBool::new(false),
+            stop: (Mutex::new(()), Condvar::new()),
+            last_frame: AtomicU64::new(0),
+        }
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> &Arc<Stream> {
+        &self.stream
+    }
+
+    /// Frames that the engine may hold at once.
+    pub fn held_frames(&self) -> usize {
+        self.held_frames
+    }
+
+    /// A frame's first byte arrived at `at`: counts it and gives it its number.
+    /// The ticket must end in [`submit`](Self::submit) or be marked; one that is dropped bare counts as failed.
+    pub fn capture(&self, at: Nanos) -> Arc<Ticket> {
+        self.stream.capture(at)
+    }
+
+    /// Offers a decoded frame to every ring. Live rings never block; offline rings wait for room.
+    pub fn submit(&self, frame: Frame) -> Flow {
+        self.last_frame.store(frame.arrival.decoded, Relaxed);
+        let Some((last, others)) = self.rings.split_last() else { return Flow::More };
+        for ring in others {
+            if self.offer(ring, frame.clone()) == Flow::Stop {
+                return Flow::Stop;
+            }
+        }
+        self.offer(last, frame)
+    }
+
+    fn offer(&self, ring: &Sender<Frame>, mut frame: Frame) -> Flow {
+        loop {
+            if self.is_stopping() {
+                frame.ticket.mark(Outcome::Failed(FailReason::Stopped));
+                return Flow::Stop;
+            }
+            // A blocking ring is tried in short turns, so that a stop is noticed.
+            match ring.push(frame, Duration::from_millis(20)) {
+                Pushed::In => return Flow::More,
+                Pushed::Evicted(oldest) => {
+                    oldest.ticket.mark(Outcome::Evicted);
+                    return Flow::More;
+                }
+                Pushed::Full(back) => frame = back,
+                Pushed::Closed(back) => {
+                    back.ticket.mark(Outcome::Failed(FailReason::Stopped));
+                    return Flow::Stop;
+                }
+            }
+        }
+    }
+
+    /// Says how the source is doing. Changes are logged once, here.
+    pub fn signal(&self, signal: Signal) {
+        let before = self.stream.set_signal(signal.clone());
+        if before == signal {
+            return;
+        }
+        let stream = &*self.stream.id;
+        match signal {
+            Signal::Connecting => tracing::info!(stream, "connecting"),
+            Signal::Up => tracing::info!(stream, "frames arrive"),
+            Signal::Down(reason) => tracing::warn!(stream, reason, "no frames"),
+            Signal::Ended => tracing::info!(stream, "end of stream"),
+            Signal::Broken(reason) => tracing::error!(stream, reason, "source given up"),
+        }
+    }
+
+    /// When the last frame was submitted, monotonic; 0 before the first.
+    pub fn last_frame(&self) -> Nanos {
+        self.last_frame.load(Relaxed)
+    }
+
+    /// Whether the source has to end.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+
+    /// Asks the source to end, and wakes it where it waits in [`wait`](Self::wait).
+    pub fn stop(&self) {
+        let _guard = self.stop.0.lock();
+        self.stopping.store(true, Relaxed);
+        self.stop.1.notify_all();
+    }
+
+    /// Waits for `span` or a stop, whichever is first. Says whether to go on.
+    pub fn wait(&self, span: Duration) -> Flow {
+        let mut guard = self.stop.0.lock();
+        if !self.is_stopping() {
+            self.stop.1.wait_for(&mut guard, span);
+        }
+        if self.is_stopping() { Flow::Stop } else { Flow::More }
+    }
+}

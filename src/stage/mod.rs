@@ -1,0 +1,177 @@
+//! Stages: the steps of the graph.
+//!
+//! A stage annotates frames one at a time, in stream order ([`Stage`]), or runs on a device in three parts that the
+//! engine overlaps ([`BatchStage`]). Each kind has one file or folder here with its typed configuration beside it, and
+//! one line in [`KINDS`].
+
+use crate::frame::{Frame, Nanos};
+use crate::issue::Issue;
+use serde::de::DeserializeOwned;
+use std::any::Any;
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Why a stage cannot be built, or failed on a frame.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StageError(pub String);
+
+impl StageError {
+    /// An error with this message.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+/// What a stage may know about the frame's time.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// When the frame has to leave this stage to be delivered in time (deadline less the rest of the path);
+    /// `None` without a deadline.
+    pub leave_by: Option<Nanos>,
+}
+
+/// A step that annotates frames in place, one at a time, in stream order.
+pub trait Stage: Send {
+    /// Annotates a frame. An error fails this frame, not the stream.
+    ///
+    /// # Errors
+    /// What is wrong with this frame, or with the stage on it.
+    fn process(&mut self, frame: &mut Frame, budget: Budget) -> Result<(), StageError>;
+
+    /// A stream is gone for good: its state may be let go.
+    fn forget(&mut self, _stream: u32) {}
+}
+
+/// A step that runs batches on a device. The engine calls the three parts from different threads, so that they
+/// overlap: `prepare` of the next batch, `execute` of this one, `finish` of the one before.
+pub trait BatchStage: Send + Sync {
+    /// Batch sizes that are warmed up, ascending; the first is 1.
+    fn batch_sizes(&self) -> &[usize];
+
+    /// The device's name: `cpu`, `openvino`, `cuda:0`, `tensorrt:0`.
+    fn device(&self) -> &str;
+
+    /// How many executors the device should have at once.
+    fn slots(&self) -> usize;
+
+    /// Opens one executor and warms it up for every batch size. Called once for each slot, on the slot's own thread.
+    ///
+    /// # Errors
+    /// The model or the device cannot be used.
+    fn open(&self) -> Result<Box<dyn Execute>, StageError>;
+
+    /// Memory for one batch of up to the largest size. The engine makes a few at start and reuses them.
+    fn buffers(&self) -> Batch;
+
+    /// Reads a frame into place `index` of the batch.
+    ///
+    /// # Errors
+    /// The frame has no payload that this stage can read.
+    fn prepare(&self, frame: &Frame, batch: &mut Batch, index: usize) -> Result<(), StageError>;
+
+    /// Turns the outputs at place `index` into annotations.
+    ///
+    /// # Errors
+    /// The outputs make no sense.
+    fn finish(&self, batch: &Batch, index: usize, frame: &mut Frame) -> Result<(), StageError>;
+}
+
+/// Memory of one batch: whatever the stage that made it needs. The engine only carries it around.
+pub type Batch = Box<dyn Any + Send>;
+
+/// One slot of a device.
+pub trait Execute: Send {
+    /// Runs the first `n` places of the batch; `n` is one of the stage's batch sizes or smaller.
+    ///
+    /// # Errors
+    /// The device failed on the whole batch.
+    fn execute(&mut self, batch: &mut Batch, n: usize) -> Result<(), StageError>;
+}
+
+/// What a stage may know about the pipeline when it is built.
+#[derive(Debug, Clone)]
+pub struct BuildContext {
+    /// The stage's id in the pipeline file.
+    pub id: Arc<str>,
+    /// Folders in which relative paths are looked for, in order.
+    pub search: Vec<PathBuf>,
+    /// Frames per second and stream to plan for.
+    pub fps: f64,
+    /// Whether frames have deadlines: latency counts, not throughput.
+    pub live: bool,
+    /// Cores that inference may use.
+    pub threads: usize,
+}
+
+impl BuildContext {
+    /// Finds a file that the pipeline names: as it is if absolute, else in the search folders.
+    pub fn find(&self, path: &Path) -> Option<PathBuf> {
+        if path.is_absolute() {
+            return path.exists().then(|| path.to_owned());
+        }
+        self.search.iter().map(|dir| dir.join(path)).find(|p| p.exists())
+    }
+}
+
+/// A stage as built.
+pub enum Built {
+    /// Makes one worker's instance; called again after a panic and for each worker.
+    Stage(Box<dyn Fn() -> Result<Box<dyn Stage>, StageError> + Send + Sync>),
+    /// Runs on a device.
+    Batch(Arc<dyn BatchStage>),
+}
+
+/// A stage's typed configuration.
+pub trait StageConfig: Debug + Send + Sync {
+    /// What is wrong with it that the types cannot say. Starts nothing.
+    fn check(&self, _context: &BuildContext) -> Vec<Issue> {
+        Vec::new()
+    }
+
+    /// Builds the stage: loads models, allocates.
+    ///
+    /// # Errors
+    /// What cannot be used.
+    fn build(&self, context: &BuildContext) -> Result<Built, StageError>;
+}
+
+/// A kind of stage: one line of the registry.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// The name in `kind = "…"`.
+    pub name: &'static str,
+    /// One sentence for help texts and the schema.
+    pub about: &'static str,
+    /// The JSON Schema of its keys.
+    pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
+    /// Reads its keys (without the common ones: `kind`, `from`, `workers`, `cpus`).
+    pub parse: fn(toml::Table) -> Result<Box<dyn StageConfig>, toml::de::Error>,
+}
+
+/// The kinds there are.
+pub const KINDS: &[Kind] = &[];
+
+/// Makes a registry line from a configuration type.
+pub const fn kind<C>(name: &'static str, about: &'static str) -> Kind
+where
+    C: StageConfig + DeserializeOwned + schemars::JsonSchema + 'static,
+{
+    Kind {
+        name,
+        about,
+        schema: |g| g.subschema_for::<C>(),
+        parse: |t| Ok(Box::new(toml::Value::Table(t).try_into::<C>()?)),
+    }
+}
+
+/// Reads a stage's configuration from TOML text: for tests and tools, without an engine.
+///
+/// # Errors
+/// An unknown kind, or what is wrong with the text.
+pub fn from_toml(name: &str, text: &str) -> Result<Box<dyn StageConfig>, StageError> {
+    let kind = KINDS.iter().find(|k| k.name == name).ok_or_else(|| StageError(format!("no stage kind `{name}`")))?;
+    let table: toml::Table = text.parse().map_err(|e| StageError(format!("{e}")))?;
+    (kind.parse)(table).map_err(|e| StageError(e.to_string()))
+}
