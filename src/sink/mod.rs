@@ -9,6 +9,7 @@ use crate::stage::BuildContext;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::sync::Arc;
+use toml::de::ValueDeserializer;
 
 /// Why a sink cannot be opened or did not take a record.
 #[derive(Debug, thiserror::Error)]
@@ -60,8 +61,8 @@ pub struct Kind {
     pub about: &'static str,
     /// The JSON Schema of its keys.
     pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
-    /// Reads its keys (without the common ones: `kind`, `from`, `queue`).
-    pub parse: fn(toml::Table) -> Result<Box<dyn SinkConfig>, toml::de::Error>,
+    /// Reads its keys (without the common ones: `kind`, `from`, `queue`). Errors carry the place in the file.
+    pub parse: fn(ValueDeserializer<'_>) -> Result<Box<dyn SinkConfig>, toml::de::Error>,
 }
 
 /// The kinds there are.
@@ -76,6 +77,6 @@ where
         name,
         about,
         schema: |g| g.subschema_for::<C>(),
-        parse: |t| Ok(Box::new(toml::Value::Table(t).try_into::<C>()?)),
+        parse: |table| Ok(Box::new(C::deserialize(table)?)),
     }
 }

@@ -11,6 +11,8 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 /// Why a stage cannot be built, or failed on a frame.
 #[derive(Debug, thiserror::Error)]
@@ -146,8 +148,8 @@ pub struct Kind {
     pub about: &'static str,
     /// The JSON Schema of its keys.
     pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
-    /// Reads its keys (without the common ones: `kind`, `from`, `workers`, `cpus`).
-    pub parse: fn(toml::Table) -> Result<Box<dyn StageConfig>, toml::de::Error>,
+    /// Reads its keys (without the common ones: `kind`, `from`, `workers`, `cpus`). Errors carry the place in the file.
+    pub parse: fn(ValueDeserializer<'_>) -> Result<Box<dyn StageConfig>, toml::de::Error>,
 }
 
 /// The kinds there are.
@@ -162,7 +164,7 @@ where
         name,
         about,
         schema: |g| g.subschema_for::<C>(),
-        parse: |t| Ok(Box::new(toml::Value::Table(t).try_into::<C>()?)),
+        parse: |table| Ok(Box::new(C::deserialize(table)?)),
     }
 }
 
@@ -172,6 +174,7 @@ where
 /// An unknown kind, or what is wrong with the text.
 pub fn from_toml(name: &str, text: &str) -> Result<Box<dyn StageConfig>, StageError> {
     let kind = KINDS.iter().find(|k| k.name == name).ok_or_else(|| StageError(format!("no stage kind `{name}`")))?;
-    let table: toml::Table = text.parse().map_err(|e| StageError(format!("{e}")))?;
-    (kind.parse)(table).map_err(|e| StageError(e.to_string()))
+    let table = DeTable::parse(text).map_err(|e| StageError(e.to_string()))?;
+    let table = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
+    (kind.parse)(ValueDeserializer::from(table)).map_err(|e| StageError(e.to_string()))
 }
