@@ -5,6 +5,7 @@ pub mod frame;
 pub mod infer;
 pub mod issue;
 pub mod ring;
+pub mod schedule;
 pub mod sink;
 pub mod source;
 pub mod stage;

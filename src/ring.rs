@@ -2,9 +2,26 @@
 //!
 //! Where the ring is full and evicts, the producer takes the oldest item out through a receiver of its own.
 
-use crate::frame::{Nanos, clock};
 use crossbeam_channel as channel;
 use std::time::Duration;
+
+/// Wakes the thread that reads several rings. Ringing twice before it wakes is ringing once.
+#[derive(Debug, Clone)]
+pub struct Bell(channel::Sender<()>);
+
+impl Bell {
+    /// A bell and the end that its listener waits on.
+    pub fn new() -> (Self, channel::Receiver<()>) {
+        let (tx, rx) = channel::bounded(1);
+        (Self(tx), rx)
+    }
+
+    /// Wakes the listener, now or when it next waits.
+    pub fn ring(&self) {
+        // Full means that it has been rung already, closed that nobody listens any more: both are fine.
+        let _ = self.0.try_send(());
+    }
+}
 
 /// What a full ring does with one more item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,11 +43,24 @@ pub struct Sender<T> {
     tx: channel::Sender<T>,
     oldest: channel::Receiver<T>,
     when_full: WhenFull,
+    bell: OnDrop,
+}
+
+/// Rings when the sender has left the channel, so that the listener notices the last one leaving.
+#[derive(Debug, Clone)]
+struct OnDrop(Option<Bell>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        if let Some(bell) = &self.0 {
+            bell.ring();
+        }
+    }
 }
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self { tx: self.tx.clone(), oldest: self.oldest.clone(), when_full: self.when_full }
+        Self { tx: self.tx.clone(), oldest: self.oldest.clone(), when_full: self.when_full, bell: self.bell.clone() }
     }
 }
 
@@ -49,13 +79,26 @@ pub enum Pushed<T> {
 
 /// A ring of `capacity` items.
 pub fn ring<T>(capacity: usize, when_full: WhenFull) -> (Sender<T>, channel::Receiver<T>) {
+    with_bell(capacity, when_full, None)
+}
+
+/// A ring of `capacity` items that rings a bell for each item that goes in, and when its last sender is gone.
+pub fn with_bell<T>(capacity: usize, when_full: WhenFull, bell: Option<Bell>) -> (Sender<T>, channel::Receiver<T>) {
     let (tx, rx) = channel::bounded(capacity.max(1));
-    (Sender { tx, oldest: rx.clone(), when_full }, rx)
+    (Sender { tx, oldest: rx.clone(), when_full, bell: OnDrop(bell) }, rx)
 }
 
 impl<T> Sender<T> {
     /// Puts an item in. Evicting rings never wait; blocking ones wait at most `patience`.
     pub fn push(&self, item: T, patience: Duration) -> Pushed<T> {
+        let pushed = self.place(item, patience);
+        if let (Some(bell), Pushed::In | Pushed::Evicted(_)) = (&self.bell.0, &pushed) {
+            bell.ring();
+        }
+        pushed
+    }
+
+    fn place(&self, item: T, patience: Duration) -> Pushed<T> {
         match self.when_full {
             WhenFull::Block => match self.tx.send_timeout(item, patience) {
                 Ok(()) => Pushed::In,
@@ -96,11 +139,6 @@ impl<T> Sender<T> {
     }
 }
 
-/// Age of an item that entered at `since`.
-pub fn age(since: Nanos) -> Nanos {
-    clock::now().saturating_sub(since)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +150,18 @@ mod tests {
         assert_eq!(tx.push(2, Duration::ZERO), Pushed::In);
         assert_eq!(tx.push(3, Duration::ZERO), Pushed::Evicted(1));
         assert_eq!(rx.try_iter().collect::<Vec<_>>(), [2, 3]);
+    }
+
+    #[test]
+    fn the_bell_rings_for_items_and_for_the_last_senders_leaving() {
+        let (bell, heard) = Bell::new();
+        let (tx, rx) = with_bell(2, WhenFull::Block, Some(bell));
+        tx.push(1, Duration::ZERO);
+        assert!(heard.try_recv().is_ok() && heard.try_recv().is_err());
+        drop(tx);
+        assert!(heard.try_recv().is_ok());
+        assert_eq!(rx.recv(), Ok(1));
+        assert!(rx.recv().is_err());
     }
 
     #[test]

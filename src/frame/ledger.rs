@@ -262,7 +262,13 @@ impl Stream {
     pub fn capture(self: &Arc<Self>, at: Nanos) -> Arc<Ticket> {
         self.ledger.captured.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         let seq = self.seq.fetch_add(1, Relaxed);
-        Arc::new(Ticket { stream: self.clone(), seq, captured: at, worst: AtomicU8::new(0) })
+        Arc::new(Ticket {
+            stream: self.clone(),
+            seq,
+            captured: at,
+            worst: AtomicU8::new(0),
+            settled: AtomicBool::new(false),
+        })
     }
 
     /// Goes on numbering where `seq` stands: for a stream that replaces another of the same id.
@@ -302,9 +308,24 @@ pub struct Ticket {
     /// When the frame's first byte reached this host.
     pub captured: Nanos,
     worst: AtomicU8,
+    settled: AtomicBool,
 }
 
 impl Ticket {
+    /// Counts the frame now, although somebody may still hold on to it: for work that hangs and is abandoned.
+    /// What is marked later changes nothing any more.
+    pub fn settle(&self, outcome: Outcome) {
+        self.mark(outcome);
+        self.count();
+    }
+
+    fn count(&self) {
+        if !self.settled.swap(true, std::sync::atomic::Ordering::AcqRel) {
+            let outcome = Outcome::from_code(self.worst.load(Relaxed));
+            self.stream.ledger.outcomes[outcome.code() as usize].fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        }
+    }
+
     /// Notes how a branch of the frame ended. Failed beats evicted beats shed beats late beats on time.
     pub fn mark(&self, outcome: Outcome) {
         self.worst.fetch_max(outcome.code(), Relaxed);
@@ -326,8 +347,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let outcome = Outcome::from_code(*self.worst.get_mut());
-        self.stream.ledger.outcomes[outcome.code() as usize].fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        self.count();
     }
 }
 
@@ -347,8 +367,13 @@ mod tests {
         drop(b);
         s.capture(2).mark(Outcome::Shed(ShedReason::Infeasible));
         drop(s.capture(3));
+        let hung = s.capture(4);
+        hung.settle(Outcome::Failed(FailReason::Hang));
+        assert_eq!(s.ledger.counts().failed[3], 1);
+        hung.mark(Outcome::Failed(FailReason::Lost));
+        drop(hung);
         let c = s.ledger.counts();
-        assert_eq!((c.captured, c.late, c.shed[4], c.failed[5], c.in_flight()), (3, 1, 1, 1, 0));
+        assert_eq!((c.captured, c.late, c.shed[4], c.failed[5], c.in_flight()), (4, 1, 1, 1, 0));
     }
 
     #[test]

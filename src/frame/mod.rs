@@ -36,6 +36,10 @@ pub struct Work {
     pub finish: Nanos,
     /// Stages behind: tracking, filters, second models.
     pub rest: Nanos,
+    /// Waiting for a device that was busy with others.
+    pub queued: Nanos,
+    /// When the last device stage was done with it; 0 before.
+    pub executed_at: Nanos,
 }
 
 /// One unit of work of a stream, on one branch of the graph.
@@ -63,6 +67,9 @@ pub struct Frame {
     pub inferred: bool,
     /// Time at work so far.
     pub work: Work,
+    /// This branch of the frame was lost on the way; what is left of it travels on only so that a join behind does
+    /// not wait for it.
+    pub gone: bool,
 }
 
 impl Frame {
@@ -79,6 +86,7 @@ impl Frame {
             rescued: false,
             inferred: false,
             work: Work::default(),
+            gone: false,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use crate::frame::{FailReason, Frame, Nanos, Outcome, Signal, Stream, Ticket};
 use crate::ring::{Pushed, Sender};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -80,7 +80,8 @@ pub enum Flow {
 #[derive(Debug)]
 pub struct Intake {
     stream: Arc<Stream>,
-    rings: Vec<Sender<Frame>>,
+    // Replaced as a whole when the pipeline is reloaded, emptied at the end of the stream.
+    rings: RwLock<Vec<Sender<Frame>>>,
     /// Frames that the engine may hold at once (rings, in flight, previews): added to the decoder's pool.
     held_frames: usize,
     stopping: AtomicBool,
@@ -93,7 +94,7 @@ impl Intake {
     pub fn new(stream: Arc<Stream>, rings: Vec<Sender<Frame>>, held_frames: usize) -> Self {
         Self {
             stream,
-            rings,
+            rings: RwLock::new(rings),
             held_frames,
             stopping: AtomicBool::new(false),
             stop: (Mutex::new(()), Condvar::new()),
@@ -120,7 +121,11 @@ impl Intake {
     /// Offers a decoded frame to every ring. Live rings never block; offline rings wait for room.
     pub fn submit(&self, frame: Frame) -> Flow {
         self.last_frame.store(frame.arrival.decoded, Relaxed);
-        let Some((last, others)) = self.rings.split_last() else { return Flow::More };
+        let rings = self.rings.read();
+        let Some((last, others)) = rings.split_last() else {
+            frame.ticket.mark(Outcome::Failed(FailReason::Stopped));
+            return Flow::Stop;
+        };
         for ring in others {
             if self.offer(ring, frame.clone()) == Flow::Stop {
                 return Flow::Stop;
@@ -149,6 +154,16 @@ impl Intake {
                 }
             }
         }
+    }
+
+    /// Sends frames to other rings from now on: the pipeline was reloaded around the stream. No frame falls between.
+    pub fn redirect(&self, rings: Vec<Sender<Frame>>) {
+        *self.rings.write() = rings;
+    }
+
+    /// No more frames will come: the stages behind finish what they have.
+    pub fn close(&self) {
+        self.rings.write().clear();
     }
 
     /// Says how the source is doing. Changes are logged once, here.
