@@ -142,7 +142,7 @@ pub struct OwnedPlanes(pub Vec<Vec<u8>>);
 
 impl PixelBuffer for OwnedPlanes {
     fn plane(&self, i: usize) -> &[u8] {
-        &self.0[i]
+        self.0.get(i).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -23,6 +23,8 @@ impl DType {
 }
 
 /// How a model's pixels map to the picture's, as viewed: `picture = (model - offset) / scale`, per axis.
+///
+/// Coordinates are continuous: the first pixel reaches from 0 to 1 and its centre is at 0.5.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Geometry {
     /// Model pixels per picture pixel, x and y.
@@ -38,6 +40,18 @@ impl Geometry {
     pub fn to_picture(&self, b: [f32; 4]) -> [f32; 4] {
         let x = |v: f32| (v - self.offset[0]) / self.scale[0];
         let y = |v: f32| (v - self.offset[1]) / self.scale[1];
+        [x(b[0]), y(b[1]), x(b[2]), y(b[3])]
+    }
+
+    /// A point (a landmark) in model pixels as a point in pixels of the source picture.
+    pub fn point_to_picture(&self, p: [f32; 2]) -> [f32; 2] {
+        [(p[0] - self.offset[0]) / self.scale[0], (p[1] - self.offset[1]) / self.scale[1]]
+    }
+
+    /// A box in pixels of the source picture as a box in model pixels.
+    pub fn to_model(&self, b: [f32; 4]) -> [f32; 4] {
+        let x = |v: f32| v * self.scale[0] + self.offset[0];
+        let y = |v: f32| v * self.scale[1] + self.offset[1];
         [x(b[0]), y(b[1]), x(b[2]), y(b[3])]
     }
 }
