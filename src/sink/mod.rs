@@ -73,10 +73,5 @@ pub const fn kind<C>(name: &'static str, about: &'static str) -> Kind
 where
     C: SinkConfig + DeserializeOwned + schemars::JsonSchema + 'static,
 {
-    Kind {
-        name,
-        about,
-        schema: |g| g.subschema_for::<C>(),
-        parse: |table| Ok(Box::new(C::deserialize(table)?)),
-    }
+    Kind { name, about, schema: |g| g.subschema_for::<C>(), parse: |table| Ok(Box::new(C::deserialize(table)?)) }
 }

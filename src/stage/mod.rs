@@ -4,6 +4,8 @@
 //! engine overlaps ([`BatchStage`]). Each kind has one file or folder here with its typed configuration beside it, and
 //! one line in [`KINDS`].
 
+pub mod track;
+
 use crate::frame::{Frame, Nanos};
 use crate::issue::Issue;
 use serde::de::DeserializeOwned;
@@ -153,19 +155,15 @@ pub struct Kind {
 }
 
 /// The kinds there are.
-pub const KINDS: &[Kind] = &[];
+pub const KINDS: &[Kind] =
+    &[kind::<track::TrackConfig>("track", "Gives the same object the same id from frame to frame.")];
 
 /// Makes a registry line from a configuration type.
 pub const fn kind<C>(name: &'static str, about: &'static str) -> Kind
 where
     C: StageConfig + DeserializeOwned + schemars::JsonSchema + 'static,
 {
-    Kind {
-        name,
-        about,
-        schema: |g| g.subschema_for::<C>(),
-        parse: |table| Ok(Box::new(C::deserialize(table)?)),
-    }
+    Kind { name, about, schema: |g| g.subschema_for::<C>(), parse: |table| Ok(Box::new(C::deserialize(table)?)) }
 }
 
 /// Reads a stage's configuration from TOML text: for tests and tools, without an engine.
