@@ -3,6 +3,8 @@
 //! A source runs on a thread of its own, recovers by itself from whatever its camera or network does, and hands
 //! frames to its [`Intake`]. It never waits for another source.
 
+pub mod scene;
+
 use crate::frame::{FailReason, Frame, Nanos, Outcome, Signal, Stream, Ticket};
 use crate::ring::{Pushed, Sender};
 use parking_lot::{Condvar, Mutex, RwLock};
