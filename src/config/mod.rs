@@ -1,10 +1,46 @@
-//! The pipeline file as the rest of the program sees it.
+//! The pipeline file: how it is read, checked and explained.
+//!
+//! [`load`] turns a file into a [`Pipeline`], or into [`Diagnostics`] that name every error at once. A file passes
+//! through here in this order:
+//!
+//! 1. `document`: TOML text to a tree with places; environment variables and `--set` flags are applied to it.
+//! 2. `assemble`: the tree's tables to types (`section` finds every error of a table, `schema` has the types).
+//! 3. `graph` and `rungs`: who takes frames from whom; the quality levels. `advice`: warnings.
+//! 4. `findings` to `diagnostics`: lines, columns, carets; `secrets` never show.
+
+mod advice;
+mod assemble;
+mod diagnostics;
+mod document;
+mod findings;
+mod graph;
+mod rungs;
+mod schema;
+mod secrets;
+mod section;
+
+pub use diagnostics::{Diagnostic, Diagnostics, Style};
+pub use schema::json_schema;
+pub use secrets::{is_secret_name, redact};
 
 use crate::sink::SinkConfig;
 use crate::stage::StageConfig;
-use std::path::PathBuf;
+use findings::{Findings, Place};
+use sha2::{Digest, Sha256};
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Frames per second to plan for where the file does not say.
+const DEFAULT_FPS: f64 = 30.0;
+/// The deadline where the file does not say.
+const DEFAULT_DEADLINE: Duration = Duration::from_millis(33);
+/// Where to listen where the file does not say.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9633);
+/// Largest pipeline file, bytes: anything larger is no pipeline file.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// A pipeline file that has been read and checked.
 #[derive(Debug)]
@@ -24,7 +60,7 @@ pub struct Pipeline {
     /// What to do with streams beyond the capacity.
     pub admission: Admission,
     /// Where metrics and health are served, `None` for nowhere.
-    pub http: Option<std::net::SocketAddr>,
+    pub http: Option<SocketAddr>,
     /// Real-time priority of the data plane's threads (SCHED_FIFO, 1 to 99), `None` for the normal scheduler.
     pub realtime: Option<u8>,
     /// Cores of the data plane's threads, empty for all.
@@ -103,4 +139,103 @@ pub struct Rung {
     pub name: Arc<str>,
     /// What it changes: stage id to the keys that differ from the stage's table, all rungs above included.
     pub overrides: Vec<(Arc<str>, toml::Table)>,
+}
+
+/// Reads and checks a pipeline file. `overrides` are keys and values of `--set` flags. With the pipeline come its
+/// warnings.
+///
+/// # Errors
+/// Every error and warning in the file, the flags and the components' settings. Nothing is started.
+pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<(Pipeline, Diagnostics), Diagnostics> {
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path).and_then(|f| f.take(MAX_BYTES + 1).read_to_end(&mut bytes));
+    if let Err(error) = read {
+        let mut findings = Findings::new(path.display().to_string(), "");
+        let help = (error.kind() == std::io::ErrorKind::NotFound)
+            .then(|| format!("the working directory is {}", std::env::current_dir().unwrap_or_default().display()));
+        findings.error(Place::default(), format!("cannot read the pipeline file: {error}")).help_if(help);
+        return Err(findings.finish());
+    }
+    read_bytes(path, &bytes, overrides, &|name| std::env::var(name).ok())
+}
+
+/// [`load`] of a file's content, with environment variables from anywhere. The path is for messages and for finding
+/// relative paths.
+///
+/// # Errors
+/// As [`load`].
+pub fn read_bytes(
+    path: &Path,
+    bytes: &[u8],
+    overrides: &[(String, String)],
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Pipeline, Diagnostics), Diagnostics> {
+    let text = String::from_utf8_lossy(bytes);
+    let flags: Vec<String> = overrides.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut findings = Findings::new(path.display().to_string(), &text);
+    if bytes.len() as u64 > MAX_BYTES {
+        findings.error(Place::default(), "larger than 1 MiB: this is no pipeline file");
+        return Err(findings.finish());
+    }
+    if let Err(error) = std::str::from_utf8(bytes) {
+        let at = error.valid_up_to();
+        findings.syntax(at..at + 1, "not UTF-8 text from here on").help("save the file as UTF-8");
+        return Err(findings.finish());
+    }
+    let mut document = document::parse(&text, &mut findings);
+    for flag in &flags {
+        let start = findings.add_text("--set", flag);
+        document::set(&mut document, flag, start, &mut findings);
+    }
+    document::expand(&mut document, env, &mut findings);
+    let file = assemble::File {
+        path: path.to_owned(),
+        sha256: Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect(),
+        search: search_folders(path),
+    };
+    let pipeline = assemble::assemble(document, file, &mut findings);
+    let failed = findings.any_error();
+    let diagnostics = findings.finish();
+    match pipeline {
+        Some(pipeline) if !failed => Ok((pipeline, diagnostics)),
+        _ => Err(diagnostics),
+    }
+}
+
+/// Folders in which a pipeline file's relative paths are looked for: its own, the one above (so that
+/// `pipelines/x.toml` finds `models/…`), the working directory, where packages put things.
+pub fn search_folders(path: &Path) -> Vec<PathBuf> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let own = absolute.parent();
+    let candidates = [
+        own.map(Path::to_owned),
+        own.and_then(Path::parent).map(Path::to_owned),
+        std::env::current_dir().ok(),
+        Some("/usr/share/framegate".into()),
+        Some("/usr/lib/framegate".into()),
+    ];
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for folder in candidates.into_iter().flatten() {
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
+    }
+    folders
+}
+
+/// Reads an address to listen on: `None` for "off".
+///
+/// # Errors
+/// What it should look like.
+pub fn parse_listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let localhost = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    localhost
+        .as_deref()
+        .unwrap_or(text)
+        .parse()
+        .map(Some)
+        .map_err(|_| format!("\"{text}\" is no address to listen on: write for example \"127.0.0.1:9633\", or \"off\""))
 }
