@@ -4,6 +4,7 @@
 //! engine overlaps ([`BatchStage`]). Each kind has one file or folder here with its typed configuration beside it, and
 //! one line in [`KINDS`].
 
+pub mod filter;
 pub mod track;
 
 use crate::frame::{Frame, Nanos};
@@ -155,8 +156,10 @@ pub struct Kind {
 }
 
 /// The kinds there are.
-pub const KINDS: &[Kind] =
-    &[kind::<track::TrackConfig>("track", "Gives the same object the same id from frame to frame.")];
+pub const KINDS: &[Kind] = &[
+    kind::<filter::FilterConfig>("filter", "Keeps the detections that matter, by class, score, size and place."),
+    kind::<track::TrackConfig>("track", "Gives the same object the same id from frame to frame."),
+];
 
 /// Makes a registry line from a configuration type.
 pub const fn kind<C>(name: &'static str, about: &'static str) -> Kind
