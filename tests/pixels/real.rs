@@ -1,0 +1,1 @@
+//! Frames as decoders give them, in every format.
