@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod frame;
+pub mod http;
 pub mod infer;
 pub mod issue;
 pub mod ring;
