@@ -3,11 +3,22 @@
 //! A source runs on a thread of its own, recovers by itself from whatever its camera or network does, and hands
 //! frames to its [`Intake`]. It never waits for another source.
 
+mod address;
+mod config;
+mod glob;
+mod launch;
+mod plugins;
 pub mod scene;
+mod scenes;
+mod stills;
+
+pub use config::{CameraFormat, Secret, SourceConfig, Transport, redact};
 
 use crate::frame::{FailReason, Frame, Nanos, Outcome, Signal, Stream, Ticket};
 use crate::ring::{Pushed, Sender};
+use address::Address;
 use parking_lot::{Condvar, Mutex, RwLock};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -32,32 +43,51 @@ pub enum Pace {
     Fast,
 }
 
-/// `[source.ID]`: where a stream comes from.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SourceConfig {
-    /// Address of the stream: `rtsp://`, `v4l2://`, `file://`, `http(s)://`, `test://`.
-    #[serde(default)]
-    pub uri: Option<String>,
-    /// A GStreamer description that ends in raw video, in place of `uri`.
-    #[serde(default)]
-    pub launch: Option<String>,
-    /// Larger is more important. Default 0.
-    #[serde(default)]
-    pub priority: i32,
-    /// `/readyz` waits for it. Default true.
-    #[serde(default = "yes")]
-    pub required: bool,
-    /// `live` or `fast`; files without a deadline default to `fast`, everything else to `live`.
-    #[serde(default)]
-    pub pace: Option<Pace>,
-    /// Start again at the end of a file. Default false.
-    #[serde(default, rename = "loop")]
-    pub repeat: bool,
+/// What a source may know about the pipeline when it is checked and built.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Folders in which relative paths are looked for, in order.
+    pub search: Vec<PathBuf>,
+    /// Frames per second and stream to plan for.
+    pub fps: f64,
+    /// Whether its frames have deadlines.
+    pub live: bool,
 }
 
-fn yes() -> bool {
-    true
+impl Default for Context {
+    /// The working directory, 30 frames per second, with deadlines.
+    fn default() -> Self {
+        Self { search: vec![PathBuf::from(".")], fps: 30.0, live: true }
+    }
+}
+
+impl Context {
+    /// Where a file may be: as it is if absolute, else in each search folder.
+    fn candidates(&self, path: &Path) -> Vec<PathBuf> {
+        if path.is_absolute() { vec![path.to_owned()] } else { self.search.iter().map(|d| d.join(path)).collect() }
+    }
+
+    fn find(&self, path: &Path) -> Option<PathBuf> {
+        self.candidates(path).into_iter().find(|p| p.exists())
+    }
+}
+
+/// Makes a source ready to run. Nothing is connected yet: an absent camera is no error, a missing file is.
+///
+/// # Errors
+/// A wrong configuration, a missing file, or a missing GStreamer plugin.
+pub fn build(id: &str, config: &SourceConfig, context: &Context) -> Result<Box<dyn Source>, SourceError> {
+    let error = |message: String| SourceError { id: id.to_owned(), message };
+    plugins::init().map_err(error)?;
+    let address = Address::of(config, context).map_err(|issue| {
+        error(match issue.help {
+            Some(help) => format!("{} ({help})", issue.message),
+            None => issue.message,
+        })
+    })?;
+    match address {
+        other => Err(error(format!("{} sources are not ready", other.kind()))),
+    }
 }
 
 /// A camera, a file or a receiver, ready to be opened.

@@ -1,0 +1,259 @@
+//! What an address in the pipeline file means.
+
+use super::{Context, SourceConfig};
+use crate::issue::Issue;
+use std::path::{Path, PathBuf};
+
+/// A source's origin, read from its `uri` or `launch`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Address {
+    /// An RTSP server.
+    Rtsp {
+        /// The address, with login data if it has any.
+        uri: String,
+    },
+    /// A camera of the kernel.
+    V4l2 {
+        /// Its device node.
+        device: PathBuf,
+    },
+    /// MJPEG or HLS over HTTP.
+    Http {
+        /// The address.
+        uri: String,
+    },
+    /// A video file.
+    File {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// Still pictures, one frame each.
+    Pictures {
+        /// Their files, in name order.
+        files: Vec<PathBuf>,
+    },
+    /// A scene that framegate or GStreamer draws.
+    Test {
+        /// Its name.
+        name: String,
+    },
+    /// Any other GStreamer source.
+    Launch {
+        /// The description.
+        description: String,
+    },
+}
+
+/// The schemes there are.
+const SCHEMES: [&str; 7] = ["rtsp", "rtsps", "v4l2", "file", "http", "https", "test"];
+/// Those that only a later version reads.
+const RADIO: [&str; 7] = ["sigmf", "iqfile", "rtl_tcp", "soapy", "udp", "tcp", "audio"];
+/// Ends of names of still pictures.
+const STILLS: [&str; 13] =
+    ["jpg", "jpeg", "jpe", "png", "bmp", "webp", "tif", "tiff", "pgm", "ppm", "pbm", "pnm", "jp2"];
+
+/// The kinds of still pictures, for messages.
+pub fn still_formats() -> String {
+    STILLS.join(", ")
+}
+
+/// The nearest of some names, if one is near enough to be meant.
+pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    names.map(|n| (strsim::damerau_levenshtein(name, n), n)).min().filter(|(d, _)| *d <= 2).map(|(_, n)| n)
+}
+
+fn is_still(path: &Path) -> bool {
+    path.extension().and_then(|e| e.to_str()).is_some_and(|e| STILLS.contains(&e.to_ascii_lowercase().as_str()))
+}
+
+impl Address {
+    /// Reads a source's origin. Looks for files, opens nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it, at its key.
+    pub fn of(config: &SourceConfig, context: &Context) -> Result<Self, Box<Issue>> {
+        let uri = match (&config.uri, &config.launch) {
+            (Some(_), Some(_)) => {
+                return Err(Box::new(
+                    Issue::error("launch", "both `uri` and `launch` are set").help("a source has one of them"),
+                ));
+            }
+            (None, None) => {
+                return Err(Box::new(
+                    Issue::error("", "neither `uri` nor `launch` is set")
+                        .help("for example uri = \"rtsp://192.168.1.20/stream1\" or uri = \"file://clip.mp4\""),
+                ));
+            }
+            (None, Some(text)) if text.trim().is_empty() => {
+                return Err(Box::new(Issue::error("launch", "`launch` is empty")));
+            }
+            (None, Some(text)) => return Ok(Self::Launch { description: text.clone() }),
+            (Some(uri), None) => uri,
+        };
+        let bad = |message: String| Box::new(Issue::error("uri", message));
+        let Some((scheme, rest)) = uri.split_once("://") else { return Self::file(uri, context) };
+        match scheme {
+            "file" => Self::file(&unescape(rest.strip_prefix("localhost/").map_or(rest, |_| &rest[9..])), context),
+            "rtsp" | "rtsps" | "http" | "https" => {
+                host_and_port(rest).map_err(|m| bad(format!("`{}`: {m}", super::config::redact(uri))))?;
+                if config.user.is_some() && rest.split('/').next().is_some_and(|a| a.contains('@')) {
+                    return Err(Box::new(Issue::error("user", "the address has a user of its own")));
+                }
+                Ok(if scheme.starts_with("rtsp") {
+                    Self::Rtsp { uri: uri.clone() }
+                } else {
+                    Self::Http { uri: uri.clone() }
+                })
+            }
+            "v4l2" => {
+                let device = if rest.starts_with('/') { PathBuf::from(rest) } else { Path::new("/dev").join(rest) };
+                if rest.trim_matches('/').is_empty() {
+                    return Err(Box::new(Issue::error("uri", "no device is named").help("v4l2:///dev/video0")));
+                }
+                Ok(Self::V4l2 { device })
+            }
+            "test" => Ok(Self::Test { name: rest.trim_end_matches('/').to_owned() }),
+            _ if RADIO.contains(&scheme) => {
+                Err(bad(format!("`{scheme}://` is a radio or data source, which this version does not read")))
+            }
+            _ => {
+                let help = match nearest(scheme, SCHEMES.into_iter()) {
+                    Some(near) => format!("did you mean `{near}://`?"),
+                    None => format!("there are {}", SCHEMES.map(|s| format!("{s}://")).join(", ")),
+                };
+                Err(Box::new(Issue::error("uri", format!("unknown scheme `{scheme}://`")).help(help)))
+            }
+        }
+    }
+
+    fn file(text: &str, context: &Context) -> Result<Self, Box<Issue>> {
+        let path = Path::new(text);
+        if text.is_empty() {
+            return Err(Box::new(Issue::error("uri", "no file is named")));
+        }
+        if let Some(found) = context.find(path) {
+            if found.is_dir() {
+                return Err(Box::new(
+                    Issue::error("uri", format!("{} is a folder", found.display()))
+                        .help("name the pictures in it with a glob: file://folder/*.jpg"),
+                ));
+            }
+            return Ok(if is_still(&found) {
+                Self::Pictures { files: vec![found] }
+            } else {
+                Self::File { path: found }
+            });
+        }
+        if text.contains(['*', '?', '[']) {
+            let files = context.candidates(path).into_iter().map(|p| super::glob::expand(&p)).find(|f| !f.is_empty());
+            let Some(files) = files else {
+                return Err(Box::new(Issue::error("uri", format!("`{text}` matches no file"))));
+            };
+            if let Some(video) = files.iter().find(|f| !is_still(f)) {
+                return Err(Box::new(
+                    Issue::error("uri", format!("{} is not a picture", video.display()))
+                        .help(format!("a glob takes pictures ({}); give each video a source", still_formats())),
+                ));
+            }
+            return Ok(Self::Pictures { files });
+        }
+        let tried = context.candidates(path);
+        let mut issue = Issue::error("uri", format!("{text} does not exist"));
+        if tried.len() > 1 || !path.is_absolute() {
+            let tried: Vec<_> = tried.iter().map(|p| p.display().to_string()).collect();
+            issue = issue.help(format!("looked for {}", tried.join(", ")));
+        }
+        Err(Box::new(issue))
+    }
+
+    /// A short name of the kind of source.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Rtsp { .. } => "rtsp",
+            Self::V4l2 { .. } => "v4l2",
+            Self::Http { .. } => "http",
+            Self::File { .. } => "file",
+            Self::Pictures { .. } => "pictures",
+            Self::Test { .. } => "test",
+            Self::Launch { .. } => "launch",
+        }
+    }
+}
+
+/// Undoes percent encoding; text that is not valid UTF-8 afterwards is taken as it stands.
+fn unescape(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let code = (bytes[i] == b'%').then(|| text.get(i + 1..i + 3)).flatten();
+        match code.and_then(|h| u8::from_str_radix(h, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                i += 3;
+            }
+            None => {
+                out.push(bytes[i]);
+                i += 1;
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
+}
+
+fn host_and_port(rest: &str) -> Result<(), String> {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
+    let host_port = authority.rsplit_once('@').map_or(authority, |(_, h)| h);
+    let (host, port) = match host_port.strip_prefix('[') {
+        Some(v6) => {
+            let (host, tail) = v6.split_once(']').ok_or("an IPv6 address ends in `]`")?;
+            (host, tail.strip_prefix(':'))
+        }
+        None => match host_port.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (host_port, None),
+        },
+    };
+    if host.is_empty() {
+        return Err("no host is named".to_owned());
+    }
+    match port {
+        Some(p) if p.parse::<u16>().map_or(true, |p| p == 0) => Err(format!("`{p}` is no port")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_looked_for_in_the_search_folders_and_by_plain_path() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        for name in ["clip one.mp4", "b.png", "a.jpg", "c.txt"] {
+            std::fs::write(dir.path().join(name), b"x").expect("write");
+        }
+        let context = Context { search: vec!["/nowhere".into(), dir.path().into()], ..Context::default() };
+        let of = |uri: &str| Address::of(&SourceConfig::at(uri), &context);
+        let clip = Address::File { path: dir.path().join("clip one.mp4") };
+        assert_eq!(of("file://clip%20one.mp4").expect("found"), clip);
+        assert_eq!(of("clip one.mp4").expect("found"), clip);
+        let files = vec![dir.path().join("a.jpg"), dir.path().join("b.png")];
+        assert_eq!(of("file://[ab].*").expect("found"), Address::Pictures { files: files.clone() });
+        assert_eq!(
+            of(&format!("file://{}/?.?[np]g", dir.path().display())).expect("found"),
+            Address::Pictures { files }
+        );
+        assert!(of("file://*.txt").expect_err("no picture").message.contains("not a picture"));
+        assert!(of("file://d.mp4").expect_err("missing").help.expect("help").contains("/nowhere/d.mp4"));
+    }
+
+    #[test]
+    fn a_v4l2_address_names_a_device() {
+        let of = |uri: &str| Address::of(&SourceConfig::at(uri), &Context::default());
+        let device = Address::V4l2 { device: "/dev/video3".into() };
+        assert_eq!(of("v4l2:///dev/video3").expect("ok"), device);
+        assert_eq!(of("v4l2://video3").expect("ok"), device);
+        assert!(of("v4l2://").is_err());
+    }
+}

@@ -1,0 +1,49 @@
+//! GStreamer itself: started once, and what to say when an element of it is missing.
+
+use std::sync::OnceLock;
+
+/// Starts GStreamer, once for the process.
+///
+/// # Errors
+/// Why GStreamer does not start.
+pub fn init() -> Result<(), String> {
+    static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
+    STARTED.get_or_init(|| gstreamer::init().map_err(|e| format!("GStreamer does not start: {e}"))).clone()
+}
+
+/// The Debian package that brings an element, where it is known.
+pub fn package(element: &str) -> Option<&'static str> {
+    Some(match element {
+        "appsink" | "appsrc" | "videoconvert" | "videotestsrc" | "parsebin" | "decodebin" | "theoradec"
+        | "tcpclientsrc" => "gstreamer1.0-plugins-base",
+        "rtspsrc" | "rtpjitterbuffer" | "rtph264depay" | "rtph265depay" | "v4l2src" | "multipartdemux"
+        | "souphttpsrc" | "vp8dec" | "vp9dec" | "jpegdec" | "pngdec" | "qtdemux" | "matroskademux" | "avidemux"
+        | "flvdemux" => "gstreamer1.0-plugins-good",
+        "h264parse" | "h265parse" | "jpegparse" | "mpeg4videoparse" | "mpegvideoparse" | "av1parse" | "tsdemux"
+        | "hlsdemux" | "openh264dec" | "openh264enc" | "dav1ddec" | "av1dec" => "gstreamer1.0-plugins-bad",
+        "x264enc" => "gstreamer1.0-plugins-ugly",
+        _ if element.starts_with("avdec_") || element.starts_with("avenc_") => "gstreamer1.0-libav",
+        _ if element.starts_with("vaapi") => "gstreamer1.0-vaapi",
+        _ if element.starts_with("nv") || element.starts_with("va") || element.starts_with("qsv") => {
+            "gstreamer1.0-plugins-bad"
+        }
+        _ => return None,
+    })
+}
+
+/// What helps when an element is missing.
+pub fn advice(element: &str) -> String {
+    let install = match package(element) {
+        Some(package) => format!("install it with `apt-get install {package}`"),
+        None => format!("`gst-inspect-1.0 {element}` says whether it is installed"),
+    };
+    format!(
+        "{install}; if it is installed already, GStreamer's cache has it on its blacklist: delete \
+         ~/.cache/gstreamer-1.0/registry.*.bin and start again"
+    )
+}
+
+/// "Missing" and what helps.
+pub fn missing(element: &str) -> String {
+    format!("the GStreamer element `{element}` is missing; {}", advice(element))
+}
