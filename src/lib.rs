@@ -1,6 +1,7 @@
 //! framegate: a real-time video and sensor stream processor.
 
 pub mod config;
+pub mod engine;
 pub mod frame;
 pub mod http;
 pub mod infer;

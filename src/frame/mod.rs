@@ -38,8 +38,28 @@ pub struct Work {
     pub rest: Nanos,
     /// Waiting for a device that was busy with others.
     pub queued: Nanos,
-    /// When the last device stage was done with it; 0 before.
-    pub executed_at: Nanos,
+}
+
+/// Which nodes of the graph a frame has left, and when: what the tails behind them are measured from.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Passed {
+    nodes: [(u16, Nanos); 8],
+    len: u8,
+}
+
+impl Passed {
+    /// The frame leaves a node. Beyond eight nodes no more is noted: tails are measured on the first ones.
+    pub fn leave(&mut self, node: u16, at: Nanos) {
+        if let Some(slot) = self.nodes.get_mut(self.len as usize) {
+            *slot = (node, at);
+            self.len += 1;
+        }
+    }
+
+    /// The nodes left so far, in order.
+    pub fn nodes(&self) -> &[(u16, Nanos)] {
+        &self.nodes[..self.len as usize]
+    }
 }
 
 /// One unit of work of a stream, on one branch of the graph.
@@ -67,9 +87,8 @@ pub struct Frame {
     pub inferred: bool,
     /// Time at work so far.
     pub work: Work,
-    /// This branch of the frame was lost on the way; what is left of it travels on only so that a join behind does
-    /// not wait for it.
-    pub gone: bool,
+    /// The nodes it has left.
+    pub passed: Passed,
 }
 
 impl Frame {
@@ -86,7 +105,25 @@ impl Frame {
             rescued: false,
             inferred: false,
             work: Work::default(),
-            gone: false,
+            passed: Passed::default(),
+        }
+    }
+
+    /// Joins another branch of the same frame: annotations are merged, work is the longer branch's.
+    pub fn merge(&mut self, other: Frame) {
+        self.annotations.merge(other.annotations);
+        self.rung = self.rung.max(other.rung);
+        self.rescued |= other.rescued;
+        self.inferred |= other.inferred;
+        let mine = self.work.prepare + self.work.execute + self.work.finish + self.work.rest;
+        let theirs = other.work.prepare + other.work.execute + other.work.finish + other.work.rest;
+        if theirs > mine {
+            self.work = other.work;
+        }
+        for &(node, at) in other.passed.nodes() {
+            if !self.passed.nodes().iter().any(|n| n.0 == node) {
+                self.passed.leave(node, at);
+            }
         }
     }
 

@@ -23,6 +23,8 @@ pub struct Lane {
     pub stream: u32,
     /// Larger is more important: one more step doubles the stream's share under overload.
     pub priority: i32,
+    /// From captured to deadline; `None` for offline work.
+    pub deadline: Option<Nanos>,
     /// Offline: batches are full and of this stream alone, so that two runs form the same ones.
     pub by_count: bool,
 }
@@ -84,6 +86,8 @@ struct LaneState<T> {
     taken: usize,
     /// No more frames will come: what waits may run as a partial batch.
     ended: bool,
+    /// Not even alone on an idle device could a frame be on time.
+    infeasible: bool,
 }
 
 /// Decides for one device stage. Generic over what a frame is, so that simulations and tests need no pixels.
@@ -91,7 +95,6 @@ pub struct Planner<T> {
     limits: Limits,
     cost: Cost,
     lanes: Vec<LaneState<T>>,
-    infeasible: bool,
     /// Share of recent frames that were shed or late, 0 to 1.
     misses: f64,
     /// Time kept free before the deadline beyond the cost model's, learnt from frames that came out late all the same.
@@ -119,7 +122,6 @@ impl<T> Planner<T> {
             limits,
             cost,
             lanes: Vec::new(),
-            infeasible: false,
             misses: 0.0,
             margin: 0.0,
             decayed_at: 0,
@@ -145,11 +147,26 @@ impl<T> Planner<T> {
         need.checked_sub(deadline).filter(|&e| e > 0)
     }
 
-    /// Decides anew whether a frame with this deadline can ever be on time, and says so. Asked after the calibration and
-    /// after each probe; in between frames are shed as infeasible without another look.
-    pub fn judge(&mut self, deadline: Option<Nanos>) -> bool {
-        self.infeasible = deadline.is_some_and(|d| self.excess(d).is_some());
-        self.infeasible
+    /// Decides for every stream whether its frames can ever be on time. Frames of those that cannot are shed as
+    /// infeasible without another look.
+    pub fn judge(&mut self) {
+        for i in 0..self.lanes.len() {
+            let excess = self.lanes[i].lane.deadline.and_then(|d| self.excess(d));
+            self.lanes[i].infeasible = excess.is_some();
+        }
+    }
+
+    /// Takes back a verdict that a new measurement proves wrong. Work that merely turned slow is no verdict: the start
+    /// test sheds its frames one by one.
+    pub fn judge_again(&mut self) {
+        if self.lanes.iter().any(|l| l.infeasible) {
+            self.judge();
+        }
+    }
+
+    /// Whether a stream is open, or has frames left.
+    pub fn is_open(&self, stream: u32) -> bool {
+        self.lanes.iter().any(|l| l.lane.stream == stream)
     }
 
     /// A stream's frames may come from now on.
@@ -162,6 +179,7 @@ impl<T> Planner<T> {
             served: if served.is_finite() { served } else { 0.0 },
             taken: 0,
             ended: false,
+            infeasible: false,
         });
     }
 
@@ -187,6 +205,11 @@ impl<T> Planner<T> {
         let Some(lane) = self.lanes.iter_mut().find(|l| l.lane.stream == stream && !l.ended) else { return Some(item) };
         lane.queue.push_back((waiting, item));
         if lane.queue.len() > per_stream { lane.queue.pop_front().map(|(_, item)| item) } else { None }
+    }
+
+    /// Gives up everything that waits.
+    pub fn abandon(&mut self) -> Vec<T> {
+        self.lanes.iter_mut().flat_map(|l| l.queue.drain(..).map(|(_, item)| item)).collect()
     }
 
     /// Frames waiting.
@@ -217,13 +240,10 @@ impl<T> Planner<T> {
     pub fn plan(&mut self, now: Nanos, free_at: Nanos, plan: &mut Plan<T>) -> Next {
         self.decay(now);
         let start = now.max(free_at);
-        if self.infeasible {
-            for lane in self.lanes.iter_mut().filter(|l| !l.lane.by_count) {
-                plan.shed.extend(lane.queue.drain(..).map(|(_, item)| (item, ShedReason::Infeasible)));
-            }
-        } else {
-            self.shed_hopeless(start, plan);
+        for lane in self.lanes.iter_mut().filter(|l| l.infeasible) {
+            plan.shed.extend(lane.queue.drain(..).map(|(_, item)| (item, ShedReason::Infeasible)));
         }
+        self.shed_hopeless(start, plan);
         self.shed_since_run |= !plan.shed.is_empty();
         self.lanes.retain(|l| !(l.ended && l.queue.is_empty()));
         if self.waiting() == 0 {
@@ -381,7 +401,7 @@ mod tests {
             Cost::fit(&sizes.iter().map(|&b| at(b)).collect::<Vec<_>>()),
         );
         for s in 0..4 {
-            p.open(Lane { stream: s, priority: 0, by_count: false });
+            p.open(Lane { stream: s, priority: 0, deadline: Some(33 * MILLI), by_count: false });
         }
         p
     }
@@ -443,7 +463,8 @@ mod tests {
     #[test]
     fn infeasible_frames_are_shed_and_probes_heal_a_wrong_estimate() {
         let mut p = planner(0, 50, &[1]);
-        assert!(p.judge(Some(33 * MILLI)));
+        p.judge();
+        assert_eq!(p.excess(33 * MILLI), Some(17 * MILLI));
         let mut plan = Plan::default();
         p.arrive(0, at(1000), 1);
         assert_eq!(p.plan(1001 * MILLI, 0, &mut plan), Next::Probe);
@@ -451,7 +472,10 @@ mod tests {
         for _ in 0..40 {
             p.cost_mut().observe(1, 10 * MILLI);
         }
-        assert!(!p.judge(Some(33 * MILLI)));
+        p.judge_again();
+        plan.shed.clear();
+        p.arrive(0, at(2000), 2);
+        assert_eq!(p.plan(2001 * MILLI, 0, &mut plan), Next::Run);
     }
 
     #[test]
@@ -491,8 +515,8 @@ mod tests {
     #[test]
     fn offline_batches_are_full_of_one_stream_until_it_ends() {
         let mut p = Planner::new(Limits { batch_sizes: vec![1, 2, 4], per_stream: 8 }, Cost::fit(&[(1, MILLI)]));
-        p.open(Lane { stream: 0, priority: 0, by_count: true });
-        p.open(Lane { stream: 1, priority: 0, by_count: true });
+        p.open(Lane { stream: 0, priority: 0, deadline: None, by_count: true });
+        p.open(Lane { stream: 1, priority: 0, deadline: None, by_count: true });
         let w = Waiting { captured: 0, deadline: None };
         let mut plan = Plan::default();
         for i in 0..3 {

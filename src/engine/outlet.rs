@@ -1,0 +1,199 @@
+//! Where frames go when a node is done with them: on to the rings of the next nodes, and to the sinks.
+
+use crate::frame::{FailReason, Frame, Nanos, Outcome, Payload, Record, clock};
+use crate::ring::{Pushed, Sender};
+use crate::schedule::Estimate;
+use crate::telemetry::{Breakdown, SinkMeter, StreamMeter};
+use crossbeam_channel as channel;
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+/// What lies behind a node: how long frames take from there to the sinks' queues, and how they end.
+pub struct Tail {
+    estimate: Mutex<Estimate>,
+    /// Tells a device's planner how late its frames were delivered; 0 is on time.
+    delivered: Option<channel::Sender<Nanos>>,
+}
+
+impl Tail {
+    /// Nothing measured yet.
+    pub fn new(delivered: Option<channel::Sender<Nanos>>) -> Self {
+        Self { estimate: Mutex::default(), delivered }
+    }
+    /// From leaving the node to the sinks' queues.
+    pub fn estimate(&self) -> Estimate {
+        *self.estimate.lock()
+    }
+}
+
+/// The way into one sink's queue.
+#[derive(Clone)]
+pub struct SinkPort {
+    /// Its ring.
+    pub ring: Sender<Arc<Record>>,
+    /// Its measurements.
+    pub meter: Arc<SinkMeter>,
+    /// It reads pixels.
+    pub wants_pixels: bool,
+}
+
+/// What all outlets of a graph share.
+pub struct Shared {
+    /// The pipeline's name.
+    pub pipeline: Arc<str>,
+    /// Names of the rungs, best first.
+    pub rungs: Vec<Arc<str>>,
+    /// One for each node.
+    pub tails: Vec<Tail>,
+    /// The process is stopping and will not wait for a blocked ring any more.
+    pub aborting: AtomicBool,
+}
+
+#[derive(Clone)]
+struct Lane {
+    meter: Arc<StreamMeter>,
+    next: Vec<Sender<Frame>>,
+}
+
+/// The way out of a node.
+pub struct Outlet {
+    shared: Arc<Shared>,
+    node: u16,
+    lanes: RwLock<HashMap<u32, Lane>>,
+    /// Frames are sealed here: there are sinks, or nothing lies behind.
+    seals: bool,
+    sinks: Vec<SinkPort>,
+}
+
+impl Outlet {
+    /// The way out of node number `node`.
+    pub fn new(shared: Arc<Shared>, node: u16, seals: bool, sinks: Vec<SinkPort>) -> Self {
+        Self { shared, node, lanes: RwLock::default(), seals, sinks }
+    }
+
+    /// Frames of this stream go to these rings from now on.
+    pub fn open(&self, stream: u32, meter: Arc<StreamMeter>, next: Vec<Sender<Frame>>) {
+        self.lanes.write().insert(stream, Lane { meter, next });
+    }
+
+    /// No more frames of this stream will come.
+    pub fn end(&self, stream: u32) {
+        self.lanes.write().remove(&stream);
+    }
+
+    /// Passes a frame on.
+    pub fn pass(&self, mut frame: Frame) {
+        frame.passed.leave(self.node, clock::now());
+        let lanes = self.lanes.read();
+        let Some(lane) = lanes.get(&frame.stream().index) else {
+            frame.ticket.mark(Outcome::Failed(FailReason::Stopped));
+            return;
+        };
+        let Some((last, others)) = lane.next.split_last() else {
+            self.seal(frame, &lane.meter);
+            return;
+        };
+        for ring in others {
+            self.push(ring, frame.clone());
+        }
+        if self.seals {
+            self.push(last, frame.clone());
+            self.seal(frame, &lane.meter);
+        } else {
+            self.push(last, frame);
+        }
+    }
+
+    fn push(&self, ring: &Sender<Frame>, mut frame: Frame) {
+        loop {
+            match ring.push(frame, Duration::from_millis(50)) {
+                Pushed::In => return,
+                Pushed::Evicted(oldest) => return oldest.ticket.mark(Outcome::Evicted),
+                Pushed::Full(back) if !self.shared.aborting.load(Relaxed) => frame = back,
+                Pushed::Full(back) | Pushed::Closed(back) => {
+                    return back.ticket.mark(Outcome::Failed(FailReason::Stopped));
+                }
+            }
+        }
+    }
+
+    /// Seals the frame's record, counts its outcome and offers it to the sinks.
+    fn seal(&self, frame: Frame, meter: &StreamMeter) {
+        let delivered = clock::now();
+        let ticket = frame.ticket;
+        let late = ticket.deadline().map_or(0, |d| delivered.saturating_sub(d));
+        ticket.mark(if late == 0 { Outcome::OnTime } else { Outcome::Late });
+        for &(node, at) in frame.passed.nodes() {
+            let Some(tail) = self.shared.tails.get(usize::from(node)) else { continue };
+            tail.estimate.lock().observe(delivered.saturating_sub(at));
+            if let Some(tx) = &tail.delivered {
+                // A full queue only means that the planner has enough to learn from.
+                let _ = tx.try_send(late);
+            }
+        }
+        if frame.inferred {
+            ticket.stream.ledger.add_inferred();
+        }
+        if frame.rescued {
+            ticket.stream.ledger.add_rescued();
+        }
+        let latency = delivered.saturating_sub(ticket.captured);
+        let w = frame.work;
+        let arrival = frame.arrival.complete.saturating_sub(ticket.captured);
+        let depay_decode = frame.arrival.decoded.saturating_sub(frame.arrival.complete.max(ticket.captured));
+        let named = arrival + depay_decode + w.prepare + w.execute + w.finish + w.rest;
+        let parts = Breakdown {
+            arrival,
+            depay_decode,
+            wait: latency.saturating_sub(named),
+            prepare: w.prepare,
+            execute: w.execute,
+            finish: w.finish,
+            rest: w.rest,
+        };
+        meter.delivered(ticket.captured, &parts, parts.wait.saturating_sub(w.queued), frame.rung);
+        if self.sinks.is_empty() {
+            return;
+        }
+        let size = frame.payload.picture().map(|p| p.view_size());
+        let pixels = self.sinks.iter().any(|s| s.wants_pixels);
+        let record = Arc::new(Record {
+            pipeline: self.shared.pipeline.clone(),
+            stream: ticket.stream.clone(),
+            seq: ticket.seq,
+            pts: frame.pts,
+            captured: ticket.captured,
+            camera_time_us: frame.camera_time_us,
+            delivered,
+            on_time: late == 0,
+            rung: self.shared.rungs.get(frame.rung).cloned().unwrap_or_else(|| "full".into()),
+            rescued: frame.rescued,
+            inferred: frame.inferred,
+            size,
+            annotations: frame.annotations,
+            payload: if pixels { frame.payload } else { Payload::Empty },
+        });
+        // The ticket closes the frame's ledger entry here: what a sink loses is the sink's count.
+        drop(ticket);
+        for sink in &self.sinks {
+            self.offer(sink, record.clone());
+        }
+    }
+
+    fn offer(&self, sink: &SinkPort, mut record: Arc<Record>) {
+        loop {
+            match sink.ring.push(record, Duration::from_millis(50)) {
+                Pushed::In => break,
+                Pushed::Full(back) if !self.shared.aborting.load(Relaxed) => record = back,
+                Pushed::Evicted(_) | Pushed::Full(_) | Pushed::Closed(_) => {
+                    sink.meter.error();
+                    break;
+                }
+            }
+        }
+        sink.meter.pending(sink.ring.len());
+    }
+}

@@ -1,0 +1,127 @@
+//! The sinks' threads and queues.
+
+use super::outlet::SinkPort;
+use super::{EngineError, graph};
+use crate::config::{Pipeline, SinkEntry};
+use crate::frame::Record;
+use crate::ring::{self, WhenFull};
+use crate::sink::Sink;
+use crate::telemetry::{SinkMeter, Telemetry};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// With nothing to deliver for so long, a sink brings what it holds to where it belongs.
+const IDLE: Duration = Duration::from_millis(500);
+
+struct Running {
+    id: Arc<str>,
+    from: Vec<Arc<str>>,
+    /// What it was opened with: a reload keeps a sink that has not changed.
+    settings: String,
+    port: SinkPort,
+    thread: Arc<JoinHandle<()>>,
+}
+
+/// The open sinks of a pipeline.
+pub struct Sinks(Vec<Running>);
+
+impl Sinks {
+    /// Opens the sinks of the file; those of `before` that have not changed go on as they are.
+    ///
+    /// # Errors
+    /// A sink that cannot be used.
+    pub fn open(pipeline: &Pipeline, telemetry: &Arc<Telemetry>, before: Option<&Self>) -> Result<Self, EngineError> {
+        let mut sinks = Vec::new();
+        let when_full = if pipeline.sources.iter().all(|s| s.deadline.is_none()) {
+            // Offline nothing may be lost: a slow sink slows the reading down.
+            WhenFull::Block
+        } else {
+            WhenFull::EvictOldest
+        };
+        for entry in &pipeline.sinks {
+            let settings = format!("{when_full:?} {} {} {:?}", entry.kind, entry.queue, entry.config);
+            let kept = before.and_then(|b| b.0.iter().find(|r| r.id == entry.id && r.settings == settings));
+            let (port, thread) = match kept {
+                Some(r) => (r.port.clone(), r.thread.clone()),
+                None => start(pipeline, entry, telemetry, when_full)?,
+            };
+            sinks.push(Running { id: entry.id.clone(), from: entry.from.clone(), settings, port, thread });
+        }
+        Ok(Self(sinks))
+    }
+
+    /// The queues of the sinks that take frames from this source or stage.
+    pub fn ports_from(&self, id: &str) -> Vec<SinkPort> {
+        self.0.iter().filter(|s| s.from.iter().any(|f| **f == *id)).map(|s| s.port.clone()).collect()
+    }
+
+    /// No more records will come: gives back the sinks' threads, which end when their queues are empty.
+    pub fn close(self) -> Vec<Arc<JoinHandle<()>>> {
+        self.0.into_iter().map(|s| s.thread).collect()
+    }
+}
+
+fn start(
+    pipeline: &Pipeline,
+    entry: &SinkEntry,
+    telemetry: &Arc<Telemetry>,
+    when_full: WhenFull,
+) -> Result<(SinkPort, Arc<JoinHandle<()>>), EngineError> {
+    let sink = entry
+        .config
+        .open(&graph::context(pipeline, &entry.id))
+        .map_err(|e| EngineError::Failed(format!("sink `{}`: {e}", entry.id)))?;
+    let (tx, rx) = ring::ring(entry.queue.max(1), when_full);
+    let meter = telemetry.sink(&entry.id);
+    let port = SinkPort { ring: tx, meter: meter.clone(), wants_pixels: entry.config.wants_pixels() };
+    let id = entry.id.clone();
+    let thread = std::thread::Builder::new()
+        .name(format!("sink:{id}").chars().take(15).collect())
+        .spawn(move || run(&id, sink, &rx, &meter))
+        .map_err(|e| EngineError::Failed(format!("the system gives no more threads: {e}")))?;
+    Ok((port, Arc::new(thread)))
+}
+
+fn run(id: &str, mut sink: Box<dyn Sink>, records: &Receiver<Arc<Record>>, meter: &SinkMeter) {
+    let mut silent_since_error = false;
+    let mut said = |what: &str, error: String| {
+        meter.error();
+        // The counter has every one of them; the log has the first after each success.
+        if !silent_since_error {
+            tracing::warn!(sink = id, error, "{what}");
+        }
+        silent_since_error = true;
+    };
+    let mut dirty = false;
+    loop {
+        let flushing = match records.recv_timeout(IDLE) {
+            Ok(record) => {
+                dirty = true;
+                let result = catch_unwind(AssertUnwindSafe(|| sink.deliver(&record)));
+                meter.pending(records.len());
+                match result {
+                    Ok(Ok(())) => {}
+                    Ok(Err(e)) => said("a result was lost", e.to_string()),
+                    Err(p) => said("the sink panicked on a result", super::supervisor::panic_message(&*p).to_owned()),
+                }
+                continue;
+            }
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => true,
+        };
+        if dirty {
+            dirty = false;
+            match catch_unwind(AssertUnwindSafe(|| sink.flush())) {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => said("results could not be flushed", e.to_string()),
+                Err(p) => said("the sink panicked in flush", super::supervisor::panic_message(&*p).to_owned()),
+            }
+        }
+        if flushing {
+            return;
+        }
+    }
+}
