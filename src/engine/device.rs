@@ -169,7 +169,11 @@ impl Dispatcher {
             self.pulse.begin(clock::now(), HANG);
             while let Ok(event) = self.events.try_recv() {
                 match event {
-                    Event::Started { number, until } => running.push_back((number, until)),
+                    Event::Started { number, until } => {
+                        if let Some(batch) = running.iter_mut().find(|r| r.0 == number) {
+                            batch.1 = until;
+                        }
+                    }
                     Event::Ended { number, places, span } => {
                         in_flight -= 1;
                         running.retain(|r| r.0 != number);
@@ -207,6 +211,7 @@ impl Dispatcher {
                 match job {
                     Ok(job) => {
                         in_flight += 1;
+                        running.push_back((number, now.max(free_at) + job.expected));
                         number += 1;
                         if self.jobs.send(job).is_err() {
                             // The executors have given up, and have said why.

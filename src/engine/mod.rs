@@ -261,6 +261,11 @@ impl Engine {
 fn describe(pipeline: &Pipeline, telemetry: &Telemetry) {
     telemetry.set_rungs(&pipeline.rungs.iter().map(|r| r.name.clone()).collect::<Vec<_>>());
     telemetry.note_pipeline(&pipeline.sha256);
+    for stage in &pipeline.stages {
+        for (name, sha256) in stage.config.models(&graph::context(pipeline, &stage.id)) {
+            telemetry.note_model(&name, &sha256);
+        }
+    }
 }
 
 /// Looks until `done`, `patience` at most. The threads that end have no common event to wait for.

@@ -135,6 +135,11 @@ pub trait StageConfig: Debug + Send + Sync {
         Vec::new()
     }
 
+    /// The model files it uses: name and SHA-256 in hexadecimal, for the run report.
+    fn models(&self, _context: &BuildContext) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
     /// Builds the stage: loads models, allocates.
     ///
     /// # Errors
