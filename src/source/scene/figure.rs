@@ -195,10 +195,10 @@ fn head(surface: &mut impl Surface, camera: &Camera, at: Point, tall: f32, headi
     let (centre, scale) = camera.project(at);
     let r = 0.125 * tall * scale;
     let paint = Paint { first: person.skin, second: person.hair, alpha: 1.0 };
-    // The face points where the body does: to the side by the cosine, away from the camera by the sine.
+    // Seen from above, with much of the crown. The face points where the body does: to the side by the cosine, away from the camera by the sine.
     let (face, away) = (heading.cos(), heading.sin());
     ellipse(surface, centre, [r * 0.9, r], &paint, |x, y| {
-        let hair = -y * 0.9 - x * face * 0.75 + away * 0.9 - 0.12;
+        let hair = -y * 1.1 - x * face * 0.8 + away * 0.75 + 0.08;
         ((0.5 + hair * 4.0).clamp(0.0, 1.0), -12.0 * y)
     });
 }

@@ -172,6 +172,43 @@ fn referee_kit(rng: &mut Rng) -> Kit {
     Kit { shirt, second: shirt, pattern: Pattern::Plain, sleeves: shirt, shorts: black, socks: black }
 }
 
+/// Kits that stand out from the grass and from each other: two teams, their keepers, the referee.
+fn live_kits(rng: &mut Rng) -> [Kit; 5] {
+    const RED: [f32; 3] = [206.0, 32.0, 44.0];
+    const NAVY: [f32; 3] = [24.0, 42.0, 104.0];
+    const BLUE: [f32; 3] = [44.0, 96.0, 206.0];
+    const SKY: [f32; 3] = [132.0, 190.0, 236.0];
+    const CLARET: [f32; 3] = [124.0, 24.0, 60.0];
+    const ORANGE: [f32; 3] = [240.0, 112.0, 24.0];
+    const PURPLE: [f32; 3] = [128.0, 60.0, 176.0];
+    const TEAL: [f32; 3] = [40.0, 196.0, 190.0];
+    let kit = |shirt, second, pattern, sleeves, shorts, socks| Kit {
+        shirt: yuv(shirt),
+        second: yuv(second),
+        pattern,
+        sleeves: yuv(sleeves),
+        shorts: yuv(shorts),
+        socks: yuv(socks),
+    };
+    let warm = [
+        kit(RED, WHITE, Pattern::Plain, WHITE, WHITE, RED),
+        kit(RED, WHITE, Pattern::Stripes, RED, NAVY, RED),
+        kit(ORANGE, WHITE, Pattern::Plain, ORANGE, WHITE, ORANGE),
+        kit(CLARET, SKY, Pattern::Plain, SKY, WHITE, CLARET),
+    ];
+    let cold = [
+        kit(BLUE, WHITE, Pattern::Plain, BLUE, WHITE, BLUE),
+        kit(WHITE, BLUE, Pattern::Stripes, WHITE, BLUE, WHITE),
+        kit(WHITE, NAVY, Pattern::Plain, WHITE, NAVY, WHITE),
+        kit(SKY, WHITE, Pattern::Hoops, SKY, NAVY, SKY),
+    ];
+    let keepers = [
+        kit(PURPLE, WHITE, Pattern::Plain, PURPLE, PURPLE, PURPLE),
+        kit(TEAL, WHITE, Pattern::Plain, TEAL, TEAL, TEAL),
+    ];
+    [rng.pick(warm), rng.pick(cold), keepers[0], keepers[1], referee_kit(rng)]
+}
+
 impl Person {
     pub(super) fn new(rng: &mut Rng) -> Self {
         let tone = rng.unit();
@@ -192,7 +229,7 @@ impl Look {
     /// The live scene: a sunny afternoon, kit colours by the seed.
     pub(super) fn live(rng: &mut Rng) -> Self {
         let mut random = Self::random(rng);
-        random.view = View { target: [0.0, 0.9], distance: 70.0, elevation: 0.56, yaw: 0.0, width: 39.5 };
+        random.view = View { target: [0.0, 1.5], distance: 70.0, elevation: 0.56, yaw: 0.0, width: 39.5 };
         random.ground = Ground {
             salt: 11,
             half: [18.0, 11.5],
@@ -214,10 +251,11 @@ impl Look {
             shade: [0.0, 1.0, 1e6, 1.0],
             oversample: 2,
         };
+        random.kits = live_kits(rng);
         random.squad = Squad { outfield: 6, keepers: true, referees: 1 };
         random.pace = 1.0;
-        random.figure = 1.18;
-        random.ball = 0.40;
+        random.figure = 1.32;
+        random.ball = 0.42;
         random.ball_colour = yuv([245.0; 3]);
         random.more_balls = 0;
         random.sun = [0.55, 0.28];

@@ -4,6 +4,9 @@
 //! of the demonstration model. The same configuration, seed and frame number make the same picture and the same
 //! ground truth on every run; frames can be drawn in any order. Colours are BT.709, limited range.
 //!
+//! Seeds of random scenes are kept apart by rule: 1 and up train the demonstration model, 900000001 and up choose its
+//! best weights, 1800000001 and up measure it.
+//!
 //! With [`SceneConfig::number`] the frame's number is burnt into the top left corner, so that latency can be checked
 //! from outside: 24 blocks of 16×16 pixels in a row, most significant bit first, luma 235 for one and 16 for zero,
 //! holding [`number_code`].
