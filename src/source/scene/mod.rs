@@ -389,3 +389,6 @@ fn burn_in(n: u64, out: &mut PlanesMut<'_>) {
         out.v[y * out.strides[2]..][..columns / 2].fill(128);
     }
 }
+
+#[cfg(test)]
+mod tests;
