@@ -161,12 +161,19 @@ fn live(id: &str) -> SourceEntry {
 
 fn stage(id: &str, from: &[&str], config: Box<dyn StageConfig>) -> StageEntry {
     let from = from.iter().map(|&f| f.into()).collect();
-    StageEntry { id: id.into(), from, kind: "test", workers: 1, cpus: Vec::new(), config }
+    StageEntry { id: id.into(), from, kind: "test", workers: 1, cpus: Vec::new(), config, settings: toml::Table::new() }
 }
 
 fn sink(from: &[&str], config: impl SinkConfig + 'static) -> SinkEntry {
     let from = from.iter().map(|&f| f.into()).collect();
-    SinkEntry { id: "out".into(), from, kind: "test", queue: 64, config: Box::new(config) }
+    SinkEntry {
+        id: "out".into(),
+        from,
+        kind: "test",
+        queue: 64,
+        config: Box::new(config),
+        settings: toml::Table::new(),
+    }
 }
 
 fn pipeline(sources: Vec<SourceEntry>, stages: Vec<StageEntry>, sinks: Vec<SinkEntry>) -> Pipeline {

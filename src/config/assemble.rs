@@ -1,7 +1,7 @@
 //! From the document to a [`Pipeline`]: reads every table, lets every component check itself, and reports all that is
 //! wrong on the way.
 
-use super::document::{Key, TABLES, Value, ordered};
+use super::document::{Key, TABLES, Value, ordered, plain};
 use super::findings::{Findings, Place, suggest};
 use super::graph::{self, Ids, Node};
 use super::rungs::{self, Base};
@@ -12,7 +12,7 @@ use super::schema::{
 use super::section::{Known, Section};
 use super::{DEFAULT_DEADLINE, DEFAULT_FPS, DEFAULT_LISTEN, Pipeline, SinkEntry, SourceEntry, StageEntry, advice};
 use crate::sink::SinkConfig;
-use crate::source::SourceConfig;
+use crate::source::{Context, SourceConfig};
 use crate::stage::{BuildContext, StageConfig};
 use crate::{sink, stage};
 use serde::Deserialize;
@@ -58,6 +58,7 @@ struct SinkTable {
     kind: &'static str,
     queue: usize,
     config: Option<Box<dyn SinkConfig>>,
+    settings: Option<toml::Table>,
 }
 
 /// Makes the pipeline, unless the findings hold an error afterwards.
@@ -92,8 +93,10 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
     report_clashes([&sources, &stages, &sinks], findings);
 
     let source_ids = ids(&sources);
-    let sources: Vec<_> =
-        sources.into_iter().filter_map(|(id, table)| read_source(id, table, &settings, findings)).collect();
+    let sources: Vec<_> = sources
+        .into_iter()
+        .filter_map(|(id, table)| read_source(id, table, &settings, &file.search, findings))
+        .collect();
     let mut stages: Vec<_> = stages.into_iter().map(|(id, table)| read_stage(table, context(&id), findings)).collect();
     let mut sinks = read_sinks(sinks, context, findings);
 
@@ -129,6 +132,7 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
                 workers: stage.workers,
                 cpus: stage.cpus,
                 config: stage.config?,
+                settings: plain(&base.own.table)?,
             })
         })
         .collect();
@@ -155,6 +159,7 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
                     kind: sink.kind,
                     queue: sink.queue,
                     config: sink.config?,
+                    settings: sink.settings?,
                 })
             })
             .collect(),
@@ -272,6 +277,7 @@ fn read_source<'i>(
     id: Arc<str>,
     mut section: Section<'i>,
     settings: &Settings,
+    search: &[PathBuf],
     findings: &mut Findings<'_>,
 ) -> Option<SourceEntry> {
     let common = section.split(&SOURCE_KEYS).read(&Known::default(), findings, SourceCommon::deserialize);
@@ -280,6 +286,8 @@ fn read_source<'i>(
     let config = section.read(&known, findings, SourceConfig::deserialize);
     let deadline = common?.deadline.map_or(settings.deadline, |d| d.0);
     let config = config?;
+    let context = Context { search: search.to_vec(), fps: settings.fps, live: deadline.is_some() };
+    section.report(config.check(&context), findings);
     advice::source(&section, &config, deadline, findings);
     Some(SourceEntry { id, deadline, config })
 }
@@ -362,28 +370,40 @@ fn read_sinks<'i>(
         if !(1..=1_000_000).contains(&queue) {
             findings.error(common.value_place("queue"), format!("a queue of {queue} records: give 1 to 1000000"));
         }
-        if let Some(path) = section.table.get("path").and_then(|v| v.get_ref().as_str()) {
-            match paths.iter().find(|(known, _)| known == path) {
-                Some((_, first)) => {
-                    let what = if path == "-" { "standard output".to_owned() } else { format!("\"{path}\"") };
-                    findings
-                        .error(section.value_place("path"), format!("[{first}] writes to {what} already"))
-                        .help("give each sink a path of its own, or one sink more in its `from`");
-                }
-                None => paths.push((path.to_owned(), section.key.clone())),
-            }
-        }
         let node = node(&id, &common, from);
         let kind = kind_of(&common, spanned_kind.as_ref(), sink::KINDS, |k| k.name, findings);
         let config = kind.and_then(|kind| {
             let keys = schema::keys(kind.schema);
+            let path = section.table.get("path").map_or(keys.default_path.as_deref(), |v| v.get_ref().as_str());
+            if let Some(path) = path {
+                report_shared_path(path, &section, &mut paths, findings);
+            }
             let known = Known { required: &keys.required, apart: &SINK_KEYS };
             section.read(&known, findings, |table: ValueDeserializer<'i>| (kind.parse)(table))
         });
         if let Some(config) = &config {
             section.report(config.check(&context(&id)), findings);
         }
-        out.push(SinkTable { node, kind: kind.map_or("", |k| k.name), queue, config });
+        let settings = plain(&section.table);
+        out.push(SinkTable { node, kind: kind.map_or("", |k| k.name), queue, config, settings });
     }
     out
+}
+
+/// Two sinks that write to one file, or both to standard output, would mix their results.
+fn report_shared_path(
+    path: &str,
+    section: &Section<'_>,
+    paths: &mut Vec<(String, String)>,
+    findings: &mut Findings<'_>,
+) {
+    match paths.iter().find(|(known, _)| known == path) {
+        Some((_, first)) => {
+            let what = if path == "-" { "standard output".to_owned() } else { format!("\"{path}\"") };
+            findings
+                .error(section.value_place("path"), format!("[{first}] writes to {what} already"))
+                .help("give each sink a path of its own, or one sink more in its `from`");
+        }
+        None => paths.push((path.to_owned(), section.key.clone())),
+    }
 }

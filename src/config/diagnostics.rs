@@ -96,6 +96,7 @@ impl Diagnostics {
             if handler.render_report(&mut out, diagnostic).is_err() {
                 out.push_str(&format!("{}:{}:{}: {diagnostic}\n", diagnostic.file, diagnostic.line, diagnostic.column));
             }
+            out.push('\n');
         }
         out
     }

@@ -20,11 +20,18 @@ pub(super) const TABLES: [&str; 7] = ["pipeline", "http", "threads", "source", "
 pub(super) fn parse<'i>(text: &'i str, findings: &mut Findings<'_>) -> DeTable<'i> {
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
-        let finding = findings.syntax(error.span().unwrap_or_default(), error.message());
-        if error.message().starts_with("duplicate key") {
-            finding.help("each table and each key may stand in the file once");
-        } else if error.message().contains("string values must be quoted") {
-            finding.help("put the text in double quotes");
+        let span = error.span().unwrap_or_default();
+        let unquoted = error.message().starts_with("string values must be quoted");
+        let nothing = text.get(span.start..).is_none_or(|rest| rest.is_empty() || rest.starts_with(['\n', '\r', '#']));
+        if unquoted && nothing {
+            findings.syntax(span, "a value is missing");
+        } else if unquoted {
+            findings.syntax(span, "text must be quoted").help("put it in double quotes");
+        } else if error.message() == "duplicate key" {
+            let help = "each table and each key may stand in the file once";
+            findings.syntax(span, "this name stands here a second time").help(help);
+        } else {
+            findings.syntax(span, error.message());
         }
     }
     document.into_inner()

@@ -114,6 +114,8 @@ pub struct StageEntry {
     pub cpus: Vec<usize>,
     /// Its own keys.
     pub config: Box<dyn StageConfig>,
+    /// Its own keys as the file sets them: what a reload compares. May hold secrets: show it through [`redact`].
+    pub settings: toml::Table,
 }
 
 /// One `[sink.ID]`.
@@ -130,6 +132,8 @@ pub struct SinkEntry {
     pub queue: usize,
     /// Its own keys.
     pub config: Box<dyn SinkConfig>,
+    /// Its own keys as the file sets them: what a reload compares. May hold secrets: show it through [`redact`].
+    pub settings: toml::Table,
 }
 
 /// One `[[rung]]`.

@@ -104,13 +104,23 @@ fn sections<'i>(value: Option<Value<'i>>, findings: &mut Findings<'_>) -> Vec<Se
 
 /// Lays a rung's change of one stage on those of the rungs above, and checks what comes out.
 fn apply<'i>(base: &Base<'i>, mut change: Section<'i>, changes: &mut DeTable<'i>, findings: &mut Findings<'_>) {
-    let Keys { required, all } = schema::keys(base.kind.schema);
+    let Keys { required, all, .. } = schema::keys(base.kind.schema);
     for key in STAGE_KEYS {
         if change.table.contains_key(key) {
             findings.error(change.place(key), format!("a rung cannot change `{key}` of a stage"));
         }
     }
     change.split(&STAGE_KEYS);
+    // Said here, since a stage with errors of its own is not read again below.
+    for key in change.table.keys().filter(|k| k.get_ref() != "every" && !all.iter().any(|a| a == k.get_ref())) {
+        let place = Place::new(key.span(), format!("{}.{}", change.key, key.get_ref()));
+        let names: Vec<&str> = all.iter().map(String::as_str).chain(["every"]).collect();
+        findings.error(place, format!("unknown key `{}`", key.get_ref())).help_if(suggest(
+            key.get_ref(),
+            &names,
+            "keys here",
+        ));
+    }
     merge(changes, change.table);
     // Carrying frames is the engine's work where the stage has no key for it.
     let every = (!all.iter().any(|k| k == "every")).then(|| changes.get_key_value("every")).flatten();

@@ -171,6 +171,8 @@ pub(super) struct Keys {
     pub(super) required: Vec<String>,
     /// Every key.
     pub(super) all: Vec<String>,
+    /// The `path` that holds where the table gives none.
+    pub(super) default_path: Option<String>,
 }
 
 /// What a component's schema says about its keys.
@@ -178,13 +180,12 @@ pub(super) fn keys(schema: fn(&mut SchemaGenerator) -> Schema) -> Keys {
     let mut generator = generator();
     let object = resolve(schema(&mut generator), &generator);
     let required = object.get("required").and_then(Value::as_array);
+    let properties = object.get("properties").and_then(Value::as_object);
+    let path = properties.and_then(|p| p.get("path")).and_then(|p| p.get("default"));
     Keys {
         required: required.into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect(),
-        all: object
-            .get("properties")
-            .and_then(Value::as_object)
-            .map(|p| p.keys().cloned().collect())
-            .unwrap_or_default(),
+        all: properties.map(|p| p.keys().cloned().collect()).unwrap_or_default(),
+        default_path: path.and_then(Value::as_str).map(str::to_owned),
     }
 }
 

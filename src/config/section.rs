@@ -110,7 +110,8 @@ impl<'i> Section<'i> {
                 return None;
             };
             let span = error.span().unwrap_or(self.head.clone());
-            let (message, help) = friendly(error.message(), known.apart);
+            let apart = if path.len() == 1 { known.apart } else { &[] };
+            let (message, help) = friendly(error.message(), apart);
             let help = help.or_else(|| help_for(error.message(), &table, &path));
             findings.error(Place::new(span, join(&self.key, &dotted(&path))), message).help_if(help);
             if let Some(Step::Key(first)) = path.first() {
@@ -125,7 +126,7 @@ impl<'i> Section<'i> {
     /// An error that no entry is to blame for: mostly a missing key.
     fn whole_table_error(&self, error: &Error, known: &Known<'_>, removed: &[String], findings: &mut Findings<'_>) {
         let Some(field) = quoted(error.message().strip_prefix("missing field ").unwrap_or_default()) else {
-            if removed.is_empty() {
+            if removed.is_empty() && !findings.any_syntax() {
                 findings.error(self.head(), friendly(error.message(), known.apart).0);
             }
             return;
@@ -141,9 +142,10 @@ impl<'i> Section<'i> {
         }
         for key in missing {
             let place = Place::new(self.head.clone(), join(&self.key, key));
+            let header = if self.key == "rung" { "[[rung]]".to_owned() } else { format!("[{}]", self.key) };
             findings
-                .error(place, format!("`{}` lacks the key `{key}`", self.key))
-                .help(format!("add a line `{key} = …` to [{}]", self.key));
+                .error(place, format!("{header} lacks the key `{key}`"))
+                .help(format!("add a line `{key} = …` below it"));
         }
     }
 
@@ -171,7 +173,9 @@ fn dotted(path: &[Step]) -> String {
 
 /// The innermost entry that the bytes belong to.
 fn find(table: &DeTable<'_>, span: &Range<usize>) -> Option<Vec<Step>> {
-    let within = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end && !outer.is_empty();
+    let within = |outer: Range<usize>| {
+        outer == *span || (outer.start <= span.start && span.end <= outer.end && !outer.is_empty())
+    };
     for (key, value) in table {
         let here = Step::Key(key.get_ref().to_string());
         let deeper = find_in(value, span);
