@@ -42,14 +42,17 @@ pub struct TrackConfig {
     pub buffer: f64,
     /// How much further for each second that the object was out of sight. Default 0.5.
     pub buffer_growth: f64,
+    /// How far an object that has none of its class around may jump while out of sight for a moment, in shares of width
+    /// and height: a ball that is kicked. Default 1.5.
+    pub reach: f64,
     /// How long an object may be out of sight and keep its id. Default `2s`.
     #[serde(deserialize_with = "duration")]
     #[schemars(with = "String")]
     pub lost: Duration,
     /// Frames in a row that must show an object before it gets an id. Default 3.
     pub confirm: u32,
-    /// Share of the filtered box in the box of a result: 0 leaves the detector's box alone, 1 is the filter's.
-    /// Default 0.5.
+    /// Share of the filtered box in the box of a result: 0 leaves the detector's box alone. The share falls by itself
+    /// where the two disagree. Default 0.7.
     pub smoothing: f64,
     /// Where detections carry re-identification vectors: least cosine between two of the same object. Default 0.7.
     pub appearance: f64,
@@ -89,9 +92,10 @@ impl Default for TrackConfig {
             overlap_near: 0.3,
             buffer: 0.3,
             buffer_growth: 0.5,
+            reach: 1.5,
             lost: Duration::from_secs(2),
             confirm: 3,
-            smoothing: 0.5,
+            smoothing: 0.7,
             appearance: 0.7,
             across_classes: false,
             untracked: Untracked::Keep,
@@ -126,7 +130,7 @@ impl StageConfig for TrackConfig {
                 issues.push(Issue::error(key, format!("{value} is not between 0 and 1")));
             }
         }
-        for (key, value) in [("buffer", self.buffer), ("buffer_growth", self.buffer_growth)] {
+        for (key, value) in [("buffer", self.buffer), ("buffer_growth", self.buffer_growth), ("reach", self.reach)] {
             if !(0.0..=10.0).contains(&value) {
                 issues.push(Issue::error(key, format!("{value} is not between 0 and 10")));
             }
@@ -257,3 +261,6 @@ impl Stage for Track {
         self.ids.lock().remove(&stream);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,13 +66,13 @@ pub struct Noise {
     /// Standard deviation of the speed of a box seen for the first time, edge lengths/s. Default 2.
     pub speed: f64,
     /// How many standard deviations a detection may be off before the object is taken to have turned or bounced.
-    /// Default 3.
+    /// Default 2.
     pub surprise: f64,
 }
 
 impl Default for Noise {
     fn default() -> Self {
-        Self { position: 0.1, size: 0.2, acceleration: 0.3, growth: 0.1, speed: 2.0, surprise: 3.0 }
+        Self { position: 0.1, size: 0.2, acceleration: 0.3, growth: 0.1, speed: 2.0, surprise: 2.0 }
     }
 }
 

@@ -20,6 +20,8 @@ const FARTHEST: f64 = 1e6;
 const SMALLEST: f64 = 1e-2;
 /// Longest way back, in frames, that a track found again is led along.
 const LONGEST_WAY: u32 = 64;
+/// Longest time out of sight, in seconds, after which a lonely object is taken for the same wherever it appears.
+const MOMENT: f64 = 0.25;
 
 /// One object.
 #[derive(Debug)]
@@ -27,10 +29,14 @@ struct Track {
     /// 0 until confirmed.
     id: u64,
     motion: Motion,
+    /// Where it should be now.
+    expected: Rect,
     /// The motion when it was last seen.
     motion_seen: Motion,
     /// The box as last detected.
     rect_seen: Rect,
+    /// Speed of each side between the last two detections, pixels/s.
+    drift: Rect,
     /// Frames with a detection.
     hits: u32,
     /// Inferred frames since it was last seen.
@@ -39,7 +45,7 @@ struct Track {
     unseen: f64,
     /// The candidate it was given in this frame.
     given: Option<usize>,
-    /// The box now: halfway between detected and filtered, as configured.
+    /// The box now, between the detected and the filtered one.
     rect: Rect,
     appearance: Appearance,
     /// Its last detection, without vectors and landmarks: what carried frames show.
@@ -90,10 +96,17 @@ impl Tracker {
         self.tracks.clear();
     }
 
+    /// Number of tracks held, tentative and lost ones included.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.tracks.len()
+    }
+
     /// Moves all tracks on by `dt` seconds.
     pub fn predict(&mut self, dt: f64, config: &TrackConfig) {
         for t in &mut self.tracks {
             t.motion.predict(dt, &config.motion);
+            t.expected = t.motion.rect();
             t.unseen += dt;
         }
         self.drop_lost(config);
@@ -103,7 +116,7 @@ impl Tracker {
     pub fn carried(&self) -> Vec<Detection> {
         let in_sight = self.tracks.iter().filter(|t| t.confirmed() && t.missed == 0);
         in_sight
-            .map(|t| Detection { bbox: t.motion.rect().map(|v| v as f32), track: Some(t.id), ..t.last.clone() })
+            .map(|t| Detection { bbox: t.expected.map(|v| v as f32), track: Some(t.id), ..t.last.clone() })
             .collect()
     }
 
@@ -177,7 +190,7 @@ impl Tracker {
                 tracks: &Track::confirmed,
                 scores: high.clone(),
                 fit: &|t, c| {
-                    let overlap = iou(t.motion.rect(), c.rect);
+                    let overlap = iou(t.expected, c.rect);
                     if overlap <= 0.0 {
                         return 0.0;
                     }
@@ -194,7 +207,7 @@ impl Tracker {
             &Round {
                 tracks: &|t| t.confirmed() && t.missed == 0,
                 scores: config.low..config.high,
-                fit: &|t, c| iou(t.motion.rect(), c.rect),
+                fit: &|t, c| iou(t.expected, c.rect),
                 gate: config.overlap_weak,
             },
         );
@@ -206,7 +219,7 @@ impl Tracker {
                 scores: high.clone(),
                 fit: &|t, c| {
                     let reach = 1.0 + 4.0 * t.unseen;
-                    let near = iou(buffered(t.rect_seen, reach), c.rect) > 0.0 || iou(t.motion.rect(), c.rect) > 0.0;
+                    let near = iou(buffered(t.rect_seen, reach), c.rect) > 0.0 || iou(t.expected, c.rect) > 0.0;
                     if near { similarity(t, c).unwrap_or(0.0) } else { 0.0 }
                 },
                 gate: config.appearance,
@@ -216,7 +229,8 @@ impl Tracker {
         let near = |t: &Track, c: &Candidate| {
             let by = config.buffer + config.buffer_growth * t.unseen;
             let there = buffered(c.rect, by);
-            iou(buffered(t.rect_seen, by), there).max(iou(buffered(t.motion.rect(), by), there))
+            let places = [t.rect_seen, t.expected, t.drifted()];
+            places.iter().map(|&p| iou(buffered(p, by), there)).fold(0.0, f64::max)
         };
         let unlike = |t: &Track, c: &Candidate| similarity(t, c).is_some_and(|s| s < config.appearance / 2.0);
         self.round(
@@ -230,6 +244,7 @@ impl Tracker {
         );
         // Tracks that have yet to prove themselves take what is left.
         self.round(config, &Round { tracks: &|t| !t.confirmed(), scores: high, fit: &near, gate: config.overlap });
+        self.match_lonely(config);
     }
 
     fn round(&mut self, config: &TrackConfig, round: &Round<'_>) {
@@ -257,9 +272,35 @@ impl Tracker {
         }
     }
 
+    /// A small thing that is kicked is nowhere near where it was, and still the same one if nothing else of its kind
+    /// is around: neither another detection about its last place, nor another track about the new one.
+    fn match_lonely(&mut self, config: &TrackConfig) {
+        let same = |t: &Track, c: &Candidate| c.class == t.last.class || config.across_classes;
+        let about = |t: &Track, c: &Candidate| iou(buffered(t.rect_seen, config.reach), c.rect) > 0.0;
+        for row in 0..self.tracks.len() {
+            let t = &self.tracks[row];
+            if t.given.is_some() || t.unseen > MOMENT {
+                continue;
+            }
+            let mut around =
+                (0..self.candidates.len()).filter(|&i| same(t, &self.candidates[i]) && about(t, &self.candidates[i]));
+            let (Some(col), None) = (around.next(), around.next()) else { continue };
+            let c = &self.candidates[col];
+            let ratio = area(t.rect_seen) / area(c.rect);
+            if c.free
+                && c.score >= config.high
+                && (0.5..2.0).contains(&ratio)
+                && self.tracks.iter().filter(|t| same(t, c) && about(t, c)).count() == 1
+            {
+                self.candidates[col].free = false;
+                self.tracks[row].given = Some(col);
+            }
+        }
+    }
+
     fn drop_lost(&mut self, config: &TrackConfig) {
         let longest = config.lost.as_secs_f64();
-        self.tracks.retain(|t| t.unseen <= longest && t.motion.rect().iter().all(|v| v.is_finite()));
+        self.tracks.retain(|t| t.unseen <= longest && t.expected.iter().all(|v| v.is_finite()));
     }
 }
 
@@ -271,8 +312,10 @@ impl Track {
         Self {
             id: 0,
             motion,
+            expected: c.rect,
             motion_seen: motion,
             rect_seen: c.rect,
+            drift: [0.0; 4],
             hits: 1,
             missed: 0,
             unseen: 0.0,
@@ -281,6 +324,14 @@ impl Track {
             appearance,
             last: remembered(d),
         }
+    }
+
+    /// Where it would be had it gone on as between the last two detections: the filter is slow to believe in a turn.
+    fn drifted(&self) -> Rect {
+        let dx = (self.drift[0] + self.drift[2]) / 2.0 * self.unseen;
+        let dy = (self.drift[1] + self.drift[3]) / 2.0 * self.unseen;
+        let [x1, y1, x2, y2] = self.rect_seen;
+        [x1 + dx, y1 + dy, x2 + dx, y2 + dy]
     }
 
     fn see(&mut self, c: &Candidate, d: &Detection, config: &TrackConfig) {
@@ -297,8 +348,12 @@ impl Track {
         } else {
             self.motion.update(c.rect, &config.motion);
         }
-        self.rect = mix(c.rect, self.motion.rect(), config.smoothing);
+        self.expected = self.motion.rect();
+        // Where the two disagree the object has just turned, and the detection is right.
+        let trust = iou(c.rect, self.expected);
+        self.rect = mix(c.rect, self.expected, config.smoothing * trust);
         self.motion_seen = self.motion;
+        self.drift = std::array::from_fn(|i| (c.rect[i] - self.rect_seen[i]) / self.unseen.max(1e-3));
         self.rect_seen = c.rect;
         self.hits = self.hits.saturating_add(1);
         self.missed = 0;
@@ -313,6 +368,10 @@ impl Track {
 /// `share` of `b`, the rest of `a`.
 fn mix(a: Rect, b: Rect, share: f64) -> Rect {
     std::array::from_fn(|i| a[i] + (b[i] - a[i]) * share)
+}
+
+fn area(r: Rect) -> f64 {
+    (r[2] - r[0]) * (r[3] - r[1])
 }
 
 fn remembered(d: &Detection) -> Detection {
