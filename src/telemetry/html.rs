@@ -103,9 +103,9 @@ fn section(out: &mut String, id: &str, s: &StreamReport) {
         ("p99 ms", ms(l.p99)),
         ("max ms", ms(l.max)),
         ("deadline ms", ms(s.deadline_ms)),
-        ("captured a second", format!("{:.2}", s.fps.captured)),
-        ("delivered", format!("{:.2}", s.fps.delivered)),
-        ("inferred", format!("{:.2}", s.fps.inferred)),
+        ("fps captured", format!("{:.2}", s.fps.captured)),
+        ("fps delivered", format!("{:.2}", s.fps.delivered)),
+        ("fps inferred", format!("{:.2}", s.fps.inferred)),
         ("overhead p99 ms", ms(s.overhead_ms.p99)),
         ("reconnects", s.reconnects.to_string()),
     ] {
@@ -201,7 +201,8 @@ fn histogram(out: &mut String, s: &StreamReport) {
         bars[((edge / end * BARS as f64) as usize).min(BARS - 1)] += frames;
     }
     let top = bars.iter().copied().max().unwrap_or(1).max(1) as f64;
-    let (width, height) = (1000.0, 160.0);
+    // The first lines of text stand above the bars.
+    let (width, head, height) = (1000.0, 36.0, 196.0);
     let x = |v: f64| v / end * width;
     let _ = write!(
         out,
@@ -210,7 +211,7 @@ fn histogram(out: &mut String, s: &StreamReport) {
         height + 24.0
     );
     for (i, &n) in bars.iter().enumerate().filter(|(_, n)| **n > 0) {
-        let h = (n as f64 / top).sqrt() * height;
+        let h = (n as f64 / top).sqrt() * (height - head);
         let from = i as f64 * end / BARS as f64;
         let late = s.deadline_ms.is_some_and(|d| from >= d);
         let last = if i == BARS - 1 { "and more" } else { "" };
@@ -239,14 +240,17 @@ fn histogram(out: &mut String, s: &StreamReport) {
             if step < 1.0 { format!("{v:.1}") } else { format!("{v:.0}") }
         );
     }
-    for (name, v, class) in
-        [("p50", s.latency_ms.p50, "mark"), ("p99", s.latency_ms.p99, "mark"), ("deadline", s.deadline_ms, "deadline")]
-    {
+    // The deadline's name is a line higher, since it is often near the p99.
+    for (name, v, class, y) in [
+        ("p50", s.latency_ms.p50, "mark", 30),
+        ("p99", s.latency_ms.p99, "mark", 30),
+        ("deadline", s.deadline_ms, "deadline", 12),
+    ] {
         if let Some(v) = v.filter(|v| *v <= end) {
             let _ = write!(
                 out,
                 "<line x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"0\" y2=\"{height}\" class=\"{class}\"><title>{name} {v:.2} \
-                 ms</title></line><text x=\"{1:.1}\" y=\"12\">{name}</text>",
+                 ms</title></line><text x=\"{1:.1}\" y=\"{y}\">{name}</text>",
                 x(v),
                 x(v) + 4.0
             );
