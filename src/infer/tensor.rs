@@ -55,3 +55,27 @@ impl Geometry {
         [x(b[0]), y(b[1]), x(b[2]), y(b[3])]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boxes_and_points_go_to_the_model_and_back() {
+        let g = Geometry { scale: [0.65, 277.0 / 427.0], offset: [0.0, 69.0], picture: [640.0, 427.0] };
+        for b in [[0.0, 0.0, 640.0, 427.0], [-30.5, 17.25, 800.0, 23.0], [1.0, 2.0, 1.0, 2.0]] {
+            let model = g.to_model(b);
+            let back = g.to_picture(model);
+            assert!(back.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-3), "{b:?} came back as {back:?}");
+            let corner = g.point_to_picture([model[2], model[3]]);
+            assert_eq!(corner, [back[2], back[3]]);
+        }
+    }
+
+    #[test]
+    fn the_whole_picture_covers_what_is_not_padding() {
+        let g = Geometry { scale: [0.5, 0.5], offset: [0.0, 140.0], picture: [1280.0, 720.0] };
+        assert_eq!(g.to_model([0.0, 0.0, 1280.0, 720.0]), [0.0, 140.0, 640.0, 500.0]);
+        assert_eq!(g.to_picture([0.0, 140.0, 640.0, 500.0]), [0.0, 0.0, 1280.0, 720.0]);
+    }
+}

@@ -94,7 +94,8 @@ fn agrees_with_opencv_resize() {
 fn letterbox_lands_where_the_tools_put_it() {
     // Picture, input, fit, scale, offset.
     let even = Fit::Letterbox { centered: true, pad: [0.0; 3], never_enlarge: true };
-    let cases: [((u32, u32), usize, Fit, [f32; 2], [f32; 2]); 6] = [
+    type Case = ((u32, u32), usize, Fit, [f32; 2], [f32; 2]);
+    let cases: [Case; 6] = [
         ((1280, 720), 640, LETTERBOX, [0.5, 0.5], [0.0, 140.0]),
         ((1280, 720), 416, TOP_LEFT, [0.325, 0.325], [0.0, 0.0]),
         // 640 x 427: 277.55 rows, rounded to 278 with 69 above, or down to 277.

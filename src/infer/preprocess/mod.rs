@@ -169,7 +169,7 @@ const KEPT_PLANS: usize = 8;
 
 /// The fused pass for one input specification. Holds its tables and scratch rows, so make one for each thread.
 ///
-/// A kind of picture seen before allocates nothing; nor does a region, once scratch rows have grown to its size.
+/// A kind of picture seen before allocates nothing; nor does another region of a picture no larger than one seen before.
 pub struct Preprocessor {
     spec: InputSpec,
     level: SimdLevel,
@@ -224,7 +224,7 @@ impl Preprocessor {
             Some(geometry) if plan.is_for(&key) => geometry,
             _ => plan.build(key, spec, level.lanes()),
         };
-        scratch.fit(plan, spec.width);
+        scratch.fit(picture.width.max(picture.height), spec.width);
         simd::run(*level, spec, plan, &source, scratch, out);
         Ok(geometry)
     }

@@ -96,6 +96,13 @@ impl Taps {
         self.span
     }
 
+    fn reserve(&mut self, columns: usize, lanes: usize) {
+        let n = columns.next_multiple_of(BLOCK);
+        self.index.reserve(n.saturating_sub(self.index.len()));
+        self.weight.reserve(n.saturating_sub(self.weight.len()));
+        self.base.reserve((n / lanes).saturating_sub(self.base.len()));
+    }
+
     /// Fills the table in place, so that a plan that is built again allocates nothing.
     fn build(&mut self, axis: &Axis, out: std::ops::Range<usize>, samples: usize, sub: Option<Siting>, lanes: usize) {
         self.index.clear();
@@ -201,6 +208,9 @@ impl Plan {
     /// Works everything out anew, reusing the tables' memory.
     pub(super) fn build(&mut self, key: Key, spec: &InputSpec, lanes: usize) -> Geometry {
         self.key = None;
+        // The most that any region or picture can need, so that none after the first allocates.
+        self.along.iter_mut().for_each(|t| t.reserve(spec.width, lanes));
+        self.across.iter_mut().for_each(|t| t.reserve(spec.height.saturating_sub(t.len())));
         let picture = (key.width, key.height);
         let upright = view_width(key.width, key.pixel_aspect);
         let transposed = key.turns % 2 == 1;

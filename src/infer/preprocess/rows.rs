@@ -5,7 +5,7 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::plan::{Channel, Plan, Tap, Taps};
+use super::plan::{BLOCK, Channel, Plan, Tap};
 use super::simd::Lanes;
 use super::{Fit, InputSpec, Layout};
 use crate::frame::PixelFormat;
@@ -27,10 +27,11 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Makes room; never shrinks, so a size seen before allocates nothing.
-    pub(super) fn fit(&mut self, plan: &Plan, width: usize) {
-        let line = plan.along.iter().map(Taps::len).max().unwrap_or(0) + SLACK;
-        let mixed = plan.along[0].padded();
+    /// Makes room for rows or columns of a picture with this longer side, and for an output of this width. Never
+    /// shrinks, so a size seen before allocates nothing.
+    pub(super) fn fit(&mut self, side: u32, width: usize) {
+        let line = side as usize + SLACK;
+        let mixed = width.next_multiple_of(BLOCK);
         let grow = |v: &mut Vec<f32>, n: usize| {
             if v.len() < n {
                 v.resize(n, 0.0);
@@ -161,17 +162,13 @@ impl Rows<'_> {
         let (lo, n) = (taps.lo(), taps.len());
         let data = self.source.planes[self.plane];
         let stride = self.source.strides[self.plane];
-        let lines = lines.map(|l| &mut l[..n]);
+        let mut lines = lines.map(|l| &mut l[..n]);
         if self.plan.transposed {
+            let pixel = |row: usize, column: usize| load(&data[row * stride + column * P..].as_chunks::<P>().0[0]);
             for i in 0..n {
-                let start = (lo + i) * stride;
-                let pixel = |column: usize| -> [f32; N] {
-                    let at = start + column * P;
-                    data[at..at + P].try_into().map_or([0.0; N], |p: &[u8; P]| load(p))
-                };
-                let (a, b) = (pixel(first), pixel(second));
-                for c in 0..N {
-                    lines[c][i] = L::mix(a[c], b[c], weight);
+                let (a, b) = (pixel(lo + i, first), pixel(lo + i, second));
+                for ((line, a), b) in lines.iter_mut().zip(a).zip(b) {
+                    line[i] = L::mix(a, b, weight);
                 }
             }
             return;
@@ -194,8 +191,8 @@ impl Rows<'_> {
 #[inline(always)]
 fn value<L: Lanes, const N: usize>(c: &Channel, samples: [f32; N]) -> f32 {
     let mut v = c.add;
-    for i in 0..N {
-        v = L::fma(samples[i], c.mix[i], v);
+    for (sample, mix) in samples.into_iter().zip(c.mix) {
+        v = L::fma(sample, mix, v);
     }
     L::fma(v.clamp(0.0, 255.0), c.gain, c.shift)
 }
@@ -224,10 +221,12 @@ fn channel<L: Lanes, T>(
     }
 }
 
-/// Rounds to the nearest byte.
+/// Rounds to the nearest byte, ties to even.
 #[inline(always)]
 fn to_byte(v: f32) -> u8 {
-    (v + 0.5) as u8
+    // From 2^23 on a float's steps are whole, so its lowest bits are the rounded number. A cast would saturate
+    // element by element and take three times as long.
+    (v.clamp(0.0, 255.0) + 8_388_608.0).to_bits() as u8
 }
 
 /// Turns a row's samples into channels and writes them.
