@@ -3,6 +3,7 @@
 mod check;
 
 mod graph;
+mod run;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use framegate::config::{self, Diagnostics, Pipeline, Style};
@@ -32,6 +33,8 @@ enum LogFormat {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run a pipeline
+    Run(run::Run),
     /// Show every error and warning of a pipeline file at once; start nothing
     Check(check::Check),
     /// Draw a pipeline's graph
@@ -121,8 +124,8 @@ impl Failure {
     }
 }
 
-impl<E: Into<anyhow::Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
         Self::new(Code::Other, error)
     }
 }
@@ -130,7 +133,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 /// Writes a command's result to standard output. A reader that has gone away is no error.
 fn print(text: &str) -> Result<(), Failure> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(Code::Other, error)),
         _ => Ok(()),
     }
 }
@@ -155,6 +158,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     start_logs(arguments.log);
     let result = match arguments.command {
+        Command::Run(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Graph(command) => command.run(),
     };

@@ -10,6 +10,7 @@
 
 mod advice;
 mod assemble;
+mod describe;
 mod diagnostics;
 mod document;
 mod findings;
