@@ -4,15 +4,28 @@
 //! frames to its [`Intake`]. It never waits for another source.
 
 mod address;
+mod arrivals;
 mod config;
+mod decode;
+mod file;
+mod front;
 mod glob;
 mod launch;
+mod live;
+mod pace;
+mod picture;
+mod pipe;
 mod plugins;
+mod pool;
+mod receiver;
+mod rtp;
+mod rtsp;
 pub mod scene;
 mod scenes;
 mod stills;
 
 pub use config::{CameraFormat, Secret, SourceConfig, Transport, redact};
+pub use pipe::abandoned;
 
 use crate::frame::{FailReason, Frame, Nanos, Outcome, Signal, Stream, Ticket};
 use crate::ring::{Pushed, Sender};
@@ -85,9 +98,44 @@ pub fn build(id: &str, config: &SourceConfig, context: &Context) -> Result<Box<d
             None => issue.message,
         })
     })?;
-    match address {
-        other => Err(error(format!("{} sources are not ready", other.kind()))),
-    }
+    let (id, pace, config) = (id.to_owned(), config.pace(context), config.clone());
+    Ok(match address {
+        Address::File { path } => Box::new(file::File { id, path, pace, config }),
+        Address::Pictures { files } => {
+            let fps = config.fps.unwrap_or(context.fps);
+            Box::new(stills::Stills { id, files, pace, fps, config })
+        }
+        Address::Rtsp { uri } => {
+            let camera = rtsp::Rtsp { uri, config: config.clone(), deadline: None };
+            Box::new(live::Live::new(&id, &config, camera))
+        }
+        Address::V4l2 { device } => {
+            let camera = front::V4l2 { device, config: config.clone() };
+            Box::new(live::Live::new(&id, &config, camera))
+        }
+        Address::Http { uri } => {
+            let camera = front::Http { uri, config: config.clone() };
+            Box::new(live::Live::new(&id, &config, camera))
+        }
+        Address::Launch { description } => {
+            let camera = front::Launch { description, live: true };
+            Box::new(live::Live::new(&id, &config, camera))
+        }
+        Address::Test { name } if !scenes::exists(&name) => {
+            return Err(error(format!("there is no test scene `{name}`; there are {}", scenes::names().join(", "))));
+        }
+        Address::Test { name } => {
+            let fps = config.fps.unwrap_or(context.fps);
+            let camera = scenes::Test { name, fps, config: config.clone() };
+            camera.scene().map_err(error)?;
+            Box::new(live::Live::new(&id, &config, camera))
+        }
+    })
+}
+
+/// Takes passwords out of the addresses in a text that somebody else wrote.
+fn redact_all(text: &str) -> String {
+    text.split(' ').map(redact).collect::<Vec<_>>().join(" ")
 }
 
 /// A camera, a file or a receiver, ready to be opened.

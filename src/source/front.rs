@@ -1,0 +1,219 @@
+//! Live sources without a jitter buffer: V4L2 cameras, HTTP, test scenes and free descriptions.
+
+use super::decode::{self, Decoding, Unfit};
+use super::live::{Camera, Trouble};
+use super::receiver::{Announced, Receiver};
+use super::{CameraFormat, SourceConfig, file, launch};
+use crate::frame::clock;
+use gst::prelude::*;
+use gstreamer as gst;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::UNIX_EPOCH;
+
+pub(super) fn lasting(e: impl ToString) -> Trouble {
+    Trouble::Lasting(e.to_string())
+}
+
+/// Builds the decoder behind a pad as soon as its caps are known.
+pub(super) fn attach_when_known(
+    pipeline: &gst::Pipeline,
+    pad: &gst::Pad,
+    decoding: &Decoding,
+    receiver: &Arc<Receiver>,
+) {
+    let (bin, decoding, receiver) = (pipeline.downgrade(), decoding.clone(), receiver.clone());
+    let done = AtomicBool::new(false);
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
+        let Some(gst::EventView::Caps(event)) = info.event().map(|e| e.view()) else { return gst::PadProbeReturn::Ok };
+        if let Some(bin) = bin.upgrade().filter(|_| !done.swap(true, Relaxed)) {
+            match decode::attach(bin.upcast_ref(), pad, event.caps(), &decoding, &receiver) {
+                Ok(()) => {}
+                Err(Unfit::NotVideo) => receiver.give_up(format!("no video: {}", event.caps())),
+                Err(Unfit::Missing(why)) => receiver.give_up(why),
+            }
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// Announces every buffer that passes a pad as a unit that arrives now.
+pub(super) fn announce(pad: &gst::Pad, receiver: &Arc<Receiver>) {
+    let receiver = receiver.clone();
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        if let Some(buffer) = info.buffer() {
+            receiver.unit(buffer.pts().map(|p| p.nseconds()), clock::now(), None);
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// A camera of the kernel.
+pub struct V4l2 {
+    /// Its device node.
+    pub device: PathBuf,
+    /// The source's keys.
+    pub config: SourceConfig,
+}
+
+impl V4l2 {
+    fn caps(&self) -> String {
+        let mut fields = String::new();
+        if let Some((w, h)) = self.config.width.zip(self.config.height) {
+            fields += &format!(",width={w},height={h}");
+        }
+        if let Some(fps) = self.config.fps {
+            let (n, d) = fraction(fps);
+            fields += &format!(",framerate={n}/{d}");
+        }
+        let kinds: &[&str] = match self.config.format.unwrap_or_default() {
+            CameraFormat::Auto => &["video/x-raw", "image/jpeg", "video/x-h264"],
+            CameraFormat::Raw => &["video/x-raw"],
+            CameraFormat::Mjpeg => &["image/jpeg"],
+            CameraFormat::H264 => &["video/x-h264"],
+        };
+        kinds.iter().map(|k| format!("{k}{fields}")).collect::<Vec<_>>().join(";")
+    }
+}
+
+/// A rate as GStreamer's fraction; 29.97 and its kin exactly.
+pub(super) fn fraction(fps: f64) -> (i32, i32) {
+    let ntsc = fps * 1.001;
+    if (ntsc - ntsc.round()).abs() < 1e-3 && (fps - fps.round()).abs() > 1e-3 {
+        return ((ntsc.round() * 1000.0) as i32, 1001);
+    }
+    if (fps - fps.round()).abs() < 1e-9 { (fps.round() as i32, 1) } else { ((fps * 1000.0).round() as i32, 1000) }
+}
+
+impl Camera for V4l2 {
+    fn announces(&self) -> Announced {
+        Announced::Yes
+    }
+
+    fn connect(&mut self, receiver: &Arc<Receiver>, decoding: &Decoding) -> Result<gst::Pipeline, Trouble> {
+        let source = decode::make("v4l2src").map_err(Trouble::Lasting)?;
+        if !self.device.exists() {
+            return Err(Trouble::Passing(format!("{} does not exist", self.device.display())));
+        }
+        source.set_property("device", self.device.to_string_lossy().as_ref());
+        let filter = decode::make("capsfilter").map_err(Trouble::Lasting)?;
+        filter.set_property("caps", self.caps().parse::<gst::Caps>().map_err(lasting)?);
+        let pipeline = gst::Pipeline::new();
+        pipeline.add_many([&source, &filter]).and_then(|()| source.link(&filter)).map_err(lasting)?;
+        let pad = filter.static_pad("src").ok_or_else(|| lasting("capsfilter has no source pad"))?;
+        attach_when_known(&pipeline, &pad, decoding, receiver);
+        let (receiver, clocked) = (receiver.clone(), pipeline.downgrade());
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            if let Some(buffer) = info.buffer() {
+                let pts = buffer.pts().map(|p| p.nseconds());
+                // v4l2src turns the driver's monotonic stamp into running time.
+                let base = clocked.upgrade().and_then(|p| p.base_time()).map(|b| b.nseconds());
+                let driver = base.zip(pts).map(|(b, p)| clock::wall(b + p));
+                let us = driver.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map(|d| d.as_micros() as i64);
+                receiver.unit(pts, clock::now(), us);
+            }
+            gst::PadProbeReturn::Ok
+        });
+        Ok(pipeline)
+    }
+}
+
+/// MJPEG or HLS over HTTP.
+pub struct Http {
+    /// Its address.
+    pub uri: String,
+    /// The source's keys.
+    pub config: SourceConfig,
+}
+
+impl Http {
+    /// Whether it is a playlist of segments, which arrive in bursts.
+    fn segmented(&self) -> bool {
+        self.uri.split(['?', '#']).next().is_some_and(|p| p.ends_with(".m3u8") || p.ends_with(".mpd"))
+    }
+}
+
+impl Camera for Http {
+    fn announces(&self) -> Announced {
+        Announced::Yes
+    }
+
+    fn connect(&mut self, receiver: &Arc<Receiver>, decoding: &Decoding) -> Result<gst::Pipeline, Trouble> {
+        let pipeline = gst::Pipeline::new();
+        if self.segmented() {
+            let source = decode::make("urisourcebin").map_err(Trouble::Lasting)?;
+            decode::make("hlsdemux").map_err(Trouble::Lasting)?;
+            decode::make("souphttpsrc").map_err(Trouble::Lasting)?;
+            source.set_property("uri", &self.uri);
+            source.set_property("parse-streams", true);
+            pipeline.add(&source).map_err(lasting)?;
+            let decoding = Decoding { own_thread: true, ..decoding.clone() };
+            file::expose(&pipeline, &source, decoding, receiver, true);
+            return Ok(pipeline);
+        }
+        let source = decode::make("souphttpsrc").map_err(Trouble::Lasting)?;
+        source.set_property("location", &self.uri);
+        source.set_property("is-live", true);
+        source.set_property("do-timestamp", true);
+        source.set_property("timeout", self.config.connect_timeout.as_secs().max(1) as u32);
+        source.set_property("retries", 0);
+        if let Some(user) = &self.config.user {
+            source.set_property("user-id", user);
+        }
+        if let Some(password) = &self.config.password {
+            source.set_property("user-pw", &password.0);
+        }
+        let parse = decode::make("parsebin").map_err(Trouble::Lasting)?;
+        pipeline.add_many([&source, &parse]).and_then(|()| source.link(&parse)).map_err(lasting)?;
+        let (arriving, clocked) = (receiver.clone(), pipeline.downgrade());
+        parse.connect_pad_added(move |_, pad| {
+            let (receiver, clocked) = (arriving.clone(), clocked.clone());
+            pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+                let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
+                let (now, pts) = (clock::now(), buffer.pts().map(|p| p.nseconds()));
+                // The source stamps what it reads, and the demuxer gives a part the stamp of its first byte.
+                let base = clocked.upgrade().and_then(|p| p.base_time()).map(|b| b.nseconds());
+                let first =
+                    base.zip(pts).map(|(b, p)| b + p).filter(|t| (now.saturating_sub(clock::SECOND)..=now).contains(t));
+                receiver.unit(pts, first.unwrap_or(now), None);
+                gst::PadProbeReturn::Ok
+            });
+        });
+        file::expose(&pipeline, &parse, decoding.clone(), receiver, false);
+        Ok(pipeline)
+    }
+}
+
+/// Any other GStreamer source.
+pub struct Launch {
+    /// Its description.
+    pub description: String,
+    /// Whether its last connection was to a live source, which has no end.
+    pub live: bool,
+}
+
+impl Camera for Launch {
+    fn announces(&self) -> Announced {
+        Announced::No
+    }
+
+    fn may_end(&self) -> bool {
+        !self.live
+    }
+
+    fn connect(&mut self, receiver: &Arc<Receiver>, decoding: &Decoding) -> Result<gst::Pipeline, Trouble> {
+        let source = launch::parse(&self.description).map_err(Trouble::Lasting)?;
+        let pad = source.static_pad("src").ok_or_else(|| lasting("the description has nothing to link at its end"))?;
+        // A source that says it is live is a camera: its end is a lost connection.
+        self.live = source.iterate_sources().into_iter().flatten().any(|e| {
+            let says = e.find_property("is-live").filter(|p| p.value_type() == bool::static_type());
+            says.is_none_or(|_| e.property::<bool>("is-live"))
+                && e.find_property("num-buffers").is_none_or(|_| e.property::<i32>("num-buffers") < 0)
+        });
+        let pipeline = gst::Pipeline::new();
+        pipeline.add(&source).map_err(lasting)?;
+        attach_when_known(&pipeline, &pad, decoding, receiver);
+        Ok(pipeline)
+    }
+}

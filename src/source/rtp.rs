@@ -1,0 +1,293 @@
+//! RTP around the jitter buffer: when units arrive, which PTS they get, what the camera's clock says, and how
+//! damaged ones are passed on.
+
+use super::receiver::Receiver;
+use gst::prelude::*;
+use gstreamer as gst;
+use gstreamer_rtp::RTPBuffer;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// What a stream's packets carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// RFC 6184.
+    H264,
+    /// RFC 7798.
+    H265,
+    /// Anything else.
+    Other,
+}
+
+impl Codec {
+    /// By the `encoding-name` of the session description.
+    pub fn of(name: &str) -> Self {
+        match name.to_ascii_uppercase().as_str() {
+            "H264" => Self::H264,
+            "H265" | "HEVC" => Self::H265,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether a packet carries pixels, not only parameters.
+    pub fn is_picture(self, payload: &[u8]) -> bool {
+        match (self, payload) {
+            (Self::Other, _) => true,
+            (_, []) => false,
+            (Self::H264, p) => match p[0] & 0x1f {
+                1..=5 => true,
+                24 => aggregated(p, 1).any(|n| (1..=5).contains(&(n & 0x1f))),
+                28 | 29 => p.get(1).is_some_and(|h| (1..=5).contains(&(h & 0x1f))),
+                _ => false,
+            },
+            (Self::H265, p) => match (p[0] >> 1) & 0x3f {
+                0..=31 => true,
+                48 => aggregated(p, 2).any(|n| (n >> 1) & 0x3f < 32),
+                49 => p.get(2).is_some_and(|h| h & 0x3f < 32),
+                _ => false,
+            },
+        }
+    }
+
+    /// Where a packet is a fragment of a unit: whether it is the first and whether it is the last one.
+    fn fragment(self, payload: &[u8]) -> Option<(bool, bool)> {
+        let header = match (self, payload) {
+            (Self::H264, [first, header, ..]) if first & 0x1f == 28 => header,
+            (Self::H265, [first, _, header, ..]) if (first >> 1) & 0x3f == 49 => header,
+            _ => return None,
+        };
+        Some((header & 0x80 != 0, header & 0x40 != 0))
+    }
+}
+
+/// First bytes of the units that an aggregation packet holds behind its header.
+fn aggregated(payload: &[u8], header: usize) -> impl Iterator<Item = u8> {
+    let mut rest = payload.get(header..).unwrap_or(&[]);
+    std::iter::from_fn(move || {
+        let (size, tail) = rest.split_at_checked(2)?;
+        let size = usize::from(u16::from_be_bytes([size[0], size[1]]));
+        let first = *tail.first()?;
+        rest = tail.get(size..).unwrap_or(&[]);
+        Some(first)
+    })
+}
+
+/// What becomes of a packet behind the jitter buffer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Mended {
+    /// It goes on under this sequence number.
+    Pass(u16),
+    /// It is of no use: the fragments before it are missing.
+    Drop,
+}
+
+/// Hides lost packets from the depayloader. That one throws a whole unit away when one of its fragments is missing;
+/// the decoder gets much more out of what came before the gap, and conceals the rest.
+///
+/// So sequence numbers are made to follow each other, and the fragments behind a gap are dropped up to the next unit.
+#[derive(Debug)]
+pub struct Mender {
+    codec: Codec,
+    expected: Option<u16>,
+    shift: u16,
+    /// Fragments of the unit at hand are dropped.
+    broken: bool,
+}
+
+impl Mender {
+    /// For a stream of this codec.
+    pub fn new(codec: Codec) -> Self {
+        Self { codec, expected: None, shift: 0, broken: false }
+    }
+
+    /// The next packet in order.
+    pub fn next(&mut self, seq: u16, payload: &[u8]) -> Mended {
+        let gap = self.expected.is_some_and(|e| e != seq);
+        let missing = seq.wrapping_sub(self.expected.unwrap_or(seq));
+        self.expected = Some(seq.wrapping_add(1));
+        if missing > 1000 {
+            // The sender started anew.
+            self.shift = 0;
+        } else {
+            self.shift = self.shift.wrapping_add(missing);
+        }
+        let fragment = self.codec.fragment(payload);
+        self.broken = match fragment {
+            Some((true, _)) | None => false,
+            Some((false, _)) => self.broken || gap,
+        };
+        if self.broken {
+            self.shift = self.shift.wrapping_add(1);
+            return Mended::Drop;
+        }
+        Mended::Pass(seq.wrapping_sub(self.shift))
+    }
+}
+
+/// The camera's clock by the last sender report.
+#[derive(Debug, Clone, Copy)]
+struct Report {
+    rtp: u32,
+    /// Microseconds since 1970.
+    us: i64,
+    rate: u32,
+}
+
+impl Report {
+    /// Reads a sender report (RFC 3550, 6.4.1).
+    fn read(packet: &[u8], rate: u32) -> Option<Self> {
+        let word = |i: usize| Some(u32::from_be_bytes(packet.get(i..i + 4)?.try_into().ok()?));
+        if *packet.get(1)? != 200 || rate == 0 {
+            return None;
+        }
+        let (seconds, fraction) = (word(8)?, word(12)?);
+        // NTP counts from 1900; a camera without a clock sends nothing or the time since it was switched on.
+        let seconds = i64::from(seconds).checked_sub(2_208_988_800).filter(|s| *s > 0)?;
+        let us = seconds * 1_000_000 + ((i64::from(fraction) * 1_000_000) >> 32);
+        Some(Self { rtp: word(16)?, us, rate })
+    }
+
+    fn at(self, rtp: u32) -> i64 {
+        let ticks = i64::from(rtp.wrapping_sub(self.rtp) as i32);
+        self.us + ticks * 1_000_000 / i64::from(self.rate)
+    }
+}
+
+/// Watches what goes into a jitter buffer and what comes out of it.
+pub fn watch(buffer: &gst::Element, codec: Codec, mend: bool, receiver: &Arc<Receiver>) {
+    let Some((sink, src)) = buffer.static_pad("sink").zip(buffer.static_pad("src")) else { return };
+    let both = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+
+    let arriving = receiver.clone();
+    sink.add_probe(both, move |_, info| {
+        let arrived = |buffer: &gst::BufferRef| {
+            if let Ok(packet) = RTPBuffer::from_buffer_readable(buffer) {
+                arriving.packet(packet.timestamp(), codec.is_picture(packet.payload().unwrap_or(&[])));
+            }
+        };
+        match &info.data {
+            Some(gst::PadProbeData::Buffer(b)) => arrived(b),
+            Some(gst::PadProbeData::BufferList(l)) => l.iter().for_each(arrived),
+            _ => {}
+        }
+        gst::PadProbeReturn::Ok
+    });
+
+    let report = Arc::new(Mutex::new(None::<Report>));
+    let heard = report.clone();
+    buffer.connect("handle-sync", false, move |args| {
+        let s = args.get(1).and_then(|v| v.get::<gst::Structure>().ok())?;
+        let packet = s.get::<gst::Buffer>("sr-buffer").ok()?;
+        let rate = s.get::<u32>("clock-rate").ok()?;
+        let map = packet.map_readable().ok()?;
+        if let Some(new) = Report::read(&map, rate) {
+            *heard.lock() = Some(new);
+        }
+        None
+    });
+
+    let leaving = receiver.clone();
+    let mut mender = (mend && codec != Codec::Other).then(|| Mender::new(codec));
+    let stamp = Mutex::new(move |buffer: &mut gst::Buffer| {
+        let Ok(packet) = RTPBuffer::from_buffer_readable(buffer) else { return Mended::Pass(0) };
+        let (rtp, seq) = (packet.timestamp(), packet.seq());
+        let mended = mender.as_mut().map(|m| m.next(seq, packet.payload().unwrap_or(&[])));
+        drop(packet);
+        if let Some(pts) = buffer.pts() {
+            let camera = report.lock().map(|r| r.at(rtp));
+            leaving.stamped(rtp, pts.nseconds(), camera);
+        }
+        if let Some(Mended::Pass(number)) = mended {
+            let discont = buffer.flags().contains(gst::BufferFlags::DISCONT);
+            if number != seq || discont {
+                let writable = buffer.make_mut();
+                writable.unset_flags(gst::BufferFlags::DISCONT);
+                if let Ok(mut packet) = RTPBuffer::from_buffer_writable(writable) {
+                    packet.set_seq(number);
+                }
+            }
+        }
+        mended.unwrap_or(Mended::Pass(seq))
+    });
+    src.add_probe(both, move |_, info| {
+        let mut stamp = stamp.lock();
+        match &mut info.data {
+            Some(gst::PadProbeData::Buffer(b)) => {
+                if stamp(b) == Mended::Drop {
+                    return gst::PadProbeReturn::Drop;
+                }
+            }
+            Some(gst::PadProbeData::BufferList(l)) => {
+                let mut mended = gst::BufferList::new();
+                let kept = mended.make_mut();
+                for b in l.iter_owned() {
+                    let mut b = b;
+                    if stamp(&mut b) != Mended::Drop {
+                        kept.add(b);
+                    }
+                }
+                *l = mended;
+            }
+            _ => {}
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: [u8; 3] = [28, 0x80 | 5, 0];
+    const MIDDLE: [u8; 3] = [28, 5, 0];
+    const END: [u8; 3] = [28, 0x40 | 5, 0];
+
+    #[test]
+    fn parameters_are_told_from_pictures() {
+        assert!(!Codec::H264.is_picture(&[7]) && !Codec::H264.is_picture(&[8]) && !Codec::H264.is_picture(&[6]));
+        assert!(Codec::H264.is_picture(&[0x65]) && Codec::H264.is_picture(&MIDDLE));
+        assert!(!Codec::H264.is_picture(&[24, 0, 1, 7, 0, 1, 8]));
+        assert!(Codec::H264.is_picture(&[24, 0, 1, 7, 0, 1, 0x65]));
+        assert!(!Codec::H265.is_picture(&[32 << 1, 1]) && Codec::H265.is_picture(&[19 << 1, 1]));
+        assert!(Codec::H265.is_picture(&[49 << 1, 1, 0x80 | 19]) && !Codec::H265.is_picture(&[49 << 1, 1, 33]));
+        assert!(Codec::of("jpeg").is_picture(&[]));
+    }
+
+    #[test]
+    fn a_gap_costs_only_the_fragments_behind_it() {
+        let mut m = Mender::new(Codec::H264);
+        assert_eq!(m.next(10, &START), Mended::Pass(10));
+        assert_eq!(m.next(11, &MIDDLE), Mended::Pass(11));
+        // 12 is lost.
+        assert_eq!(m.next(13, &MIDDLE), Mended::Drop);
+        assert_eq!(m.next(14, &END), Mended::Drop);
+        assert_eq!(m.next(15, &START), Mended::Pass(12));
+        assert_eq!(m.next(16, &END), Mended::Pass(13));
+        // 17, a start, is lost.
+        assert_eq!(m.next(18, &END), Mended::Drop);
+        assert_eq!(m.next(19, &[0x65]), Mended::Pass(14));
+    }
+
+    #[test]
+    fn numbers_wrap_and_restarts_are_followed() {
+        let mut m = Mender::new(Codec::H264);
+        assert_eq!(m.next(65534, &[0x61]), Mended::Pass(65534));
+        assert_eq!(m.next(0, &[0x61]), Mended::Pass(65535));
+        assert_eq!(m.next(1, &[0x61]), Mended::Pass(0));
+        assert_eq!(m.next(30000, &[0x61]), Mended::Pass(30000));
+    }
+
+    #[test]
+    fn a_sender_report_tells_the_cameras_time() {
+        let mut packet = [0u8; 28];
+        packet[1] = 200;
+        packet[8..12].copy_from_slice(&(2_208_988_800u32 + 1_700_000_000).to_be_bytes());
+        packet[12..16].copy_from_slice(&0x8000_0000u32.to_be_bytes());
+        packet[16..20].copy_from_slice(&90_000u32.to_be_bytes());
+        let r = Report::read(&packet, 90_000).expect("a report");
+        assert_eq!(r.at(90_000 + 45_000), 1_700_000_001_000_000);
+        assert_eq!(r.at(90_000 - 9_000), 1_700_000_000_400_000);
+        packet[8..12].copy_from_slice(&5u32.to_be_bytes());
+        assert!(Report::read(&packet, 90_000).is_none());
+    }
+}
