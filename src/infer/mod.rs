@@ -25,7 +25,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum InferError {
     /// ONNX Runtime was not found, or what was found cannot be used.
-    #[error("ONNX Runtime cannot be loaded; run `scripts/setup`, or set ORT_DYLIB_PATH to libonnxruntime.so (1.24 or newer). Tried:\n{0}")]
+    #[error(
+        "ONNX Runtime cannot be loaded; run `scripts/setup`, or set ORT_DYLIB_PATH to libonnxruntime.so (1.24 or newer). Tried:\n{0}"
+    )]
     Library(String),
     /// The device that the pipeline asks for is not there.
     #[error("device `{device}` cannot be used: {why}")]

@@ -124,9 +124,8 @@ impl ModelInfo {
 
     /// Inputs and outputs as a list to read, for error messages.
     pub fn list(&self) -> String {
-        let lines = |what: &str, all: &[TensorInfo]| {
-            all.iter().map(|t| format!("\n  {what} {t}")).collect::<Vec<_>>().concat()
-        };
+        let lines =
+            |what: &str, all: &[TensorInfo]| all.iter().map(|t| format!("\n  {what} {t}")).collect::<Vec<_>>().concat();
         format!("{}{}", lines("input ", &self.inputs), lines("output", &self.outputs))
     }
 }
@@ -180,7 +179,8 @@ pub fn open(path: &Path, on: RunOn) -> Result<Opened, InferError> {
 fn open_on(path: &Path, on: RunOn) -> Result<Opened, InferError> {
     let environment = &runtime::runtime()?.environment;
     let model_at_fault = |e: &dyn fmt::Display| InferError::Model { path: path.to_owned(), why: e.to_string() };
-    let device_at_fault = |e: &dyn fmt::Display| InferError::Device { device: on.device.to_string(), why: e.to_string() };
+    let device_at_fault =
+        |e: &dyn fmt::Display| InferError::Device { device: on.device.to_string(), why: e.to_string() };
     let provider = provider(on.device, on.threads, on.precision)?;
     let on_openvino = on.device == Device::OpenVino;
     let mut builder = Session::builder(environment)

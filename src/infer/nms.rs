@@ -35,10 +35,14 @@ impl Nms {
     /// Boxes of different classes do not suppress each other unless `agnostic`.
     pub fn run(&mut self, boxes: &mut Vec<Candidate>, limit: f32, agnostic: bool, max: usize) {
         boxes.sort_unstable_by(|a, b| {
-            b.score
-                .total_cmp(&a.score)
-                .then(a.class.cmp(&b.class))
-                .then_with(|| a.bbox.iter().zip(&b.bbox).map(|(x, y)| x.total_cmp(y)).find(|o| o.is_ne()).unwrap_or(std::cmp::Ordering::Equal))
+            b.score.total_cmp(&a.score).then(a.class.cmp(&b.class)).then_with(|| {
+                a.bbox
+                    .iter()
+                    .zip(&b.bbox)
+                    .map(|(x, y)| x.total_cmp(y))
+                    .find(|o| o.is_ne())
+                    .unwrap_or(std::cmp::Ordering::Equal)
+            })
         });
         let clash = |a: &Candidate, b: &Candidate| (agnostic || a.class == b.class) && iou(&a.bbox, &b.bbox) > limit;
         let mut kept = 0;
@@ -94,12 +98,7 @@ impl Grid {
     fn around(boxes: &[Candidate]) -> Self {
         let mut all = [f32::INFINITY, f32::INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY];
         for b in boxes {
-            all = [
-                all[0].min(b.bbox[0]),
-                all[1].min(b.bbox[1]),
-                all[2].max(b.bbox[2]),
-                all[3].max(b.bbox[3]),
-            ];
+            all = [all[0].min(b.bbox[0]), all[1].min(b.bbox[1]), all[2].max(b.bbox[2]), all[3].max(b.bbox[3])];
         }
         let per = |a: f32, b: f32| if b > a { CELLS as f32 / (b - a) } else { 0.0 };
         Self { origin: [all[0], all[1]], per_pixel: [per(all[0], all[2]), per(all[1], all[3])] }

@@ -150,7 +150,8 @@ impl PictureModel {
             })),
             None => self.largest(),
         };
-        let place = batch.places.get_mut(index).ok_or_else(|| InferError::Run(format!("no place {index} in the batch")))?;
+        let place =
+            batch.places.get_mut(index).ok_or_else(|| InferError::Run(format!("no place {index} in the batch")))?;
         *place = None;
         let out = batch.buffers.place(index, size)?;
         let mut pass = self.preprocessor(size);

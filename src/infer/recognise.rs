@@ -64,10 +64,9 @@ pub fn family_input(decode: &DecodeCard) -> InputCard {
             pad: Some(PerChannel::One(114.0)),
             ..plain(ChannelCard::Rgb, 255.0, FitCard::Letterbox)
         },
-        DecodeCard::Ssd { .. } | DecodeCard::Ultraface {} => InputCard {
-            mean: Some(PerChannel::One(127.0)),
-            ..plain(ChannelCard::Rgb, 128.0, FitCard::Stretch)
-        },
+        DecodeCard::Ssd { .. } | DecodeCard::Ultraface {} => {
+            InputCard { mean: Some(PerChannel::One(127.0)), ..plain(ChannelCard::Rgb, 128.0, FitCard::Stretch) }
+        }
         DecodeCard::Gfl { .. } => InputCard {
             channels: Some(ChannelCard::Bgr),
             mean: Some(PerChannel::Three([103.53, 116.28, 123.675])),
@@ -138,7 +137,10 @@ fn ultralytics(model: &ModelInfo) -> Option<Recognised> {
     if input_size(model).is_none() {
         // Height comes first there.
         let numbers = |s: &String| {
-            s.trim_matches(['[', ']', '(', ')']).split(',').map(|n| n.trim().parse().ok()).collect::<Option<Vec<usize>>>()
+            s.trim_matches(['[', ']', '(', ')'])
+                .split(',')
+                .map(|n| n.trim().parse().ok())
+                .collect::<Option<Vec<usize>>>()
         };
         found.input.size = match model.metadata.get("imgsz").and_then(numbers).as_deref() {
             Some([h, w]) => Some([*w, *h]),
@@ -219,7 +221,8 @@ fn ssd(boxes: &str, scores: &str, labels: Option<&str>, background: Option<u32>,
 
 /// TensorFlow's detection models: boxes as top, left, bottom, right in units of the picture, classes from 1.
 fn tensorflow(model: &ModelInfo) -> Option<Recognised> {
-    let find = |name: &str| model.outputs.iter().find(|o| o.name.split(':').next() == Some(name)).map(|o| o.name.to_string());
+    let find =
+        |name: &str| model.outputs.iter().find(|o| o.name.split(':').next() == Some(name)).map(|o| o.name.to_string());
     let (boxes, scores, labels) = (find("detection_boxes")?, find("detection_scores")?, find("detection_classes")?);
     let mut decode = ssd(&boxes, &scores, Some(&labels), Some(0), Order::Yxyx);
     if let DecodeCard::Ssd { nms, .. } = &mut decode {
@@ -354,8 +357,16 @@ mod tests {
             (&[1, 3, 300, 300], &[("scores", &[1, 3000, 21]), ("boxes", &[1, 3000, 4])], Some("ssd")),
             (&[1, 3, 240, 320], &[("scores", &[1, 4420, 2]), ("boxes", &[1, 4420, 4])], Some("ultraface")),
             (&[1, 3, 352, 352], &[("758", &[1, 85, 22, 22])], Some("fastestdet")),
-            (&[-1, -1, -1, 3], &[("detection_boxes:0", &[-1, -1, -1]), ("detection_scores:0", &[-1, -1]),
-                ("detection_classes:0", &[-1, -1]), ("num_detections:0", &[-1])], Some("ssd")),
+            (
+                &[-1, -1, -1, 3],
+                &[
+                    ("detection_boxes:0", &[-1, -1, -1]),
+                    ("detection_scores:0", &[-1, -1]),
+                    ("detection_classes:0", &[-1, -1]),
+                    ("num_detections:0", &[-1]),
+                ],
+                Some("ssd"),
+            ),
             (&[1, 3, -1, -1], &[("boxes", &[-1, 4]), ("labels", &[-1]), ("scores", &[-1])], Some("ssd")),
             (&square, &[("output", &[1, 1000])], None),
             (&square, &[("a", &[1, 32, 160, 160]), ("b", &[1, 116, 8400])], None),

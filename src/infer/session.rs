@@ -58,7 +58,8 @@ impl Plan {
         };
         let plan = |o: &TensorInfo| {
             // Only an output whose first axis carries the input's own symbol is sure to have the batch there.
-            let named = matches!(o.shape.first(), Some(Dim::Dynamic(s)) if !s.is_empty()) && o.shape[0] == input.shape[0];
+            let named =
+                matches!(o.shape.first(), Some(Dim::Dynamic(s)) if !s.is_empty()) && o.shape[0] == input.shape[0];
             let batched = named || (batches.len() == 1 && o.dim(0) == Some(1) && o.shape.len() > 1);
             let rest: Option<Vec<usize>> = o.shape.iter().skip(usize::from(batched)).map(Dim::fixed).collect();
             let shape = rest.filter(|_| batched || batches.len() == 1);

@@ -111,6 +111,10 @@ impl StageConfig for ClassifyConfig {
         issues
     }
 
+    fn models(&self, context: &BuildContext) -> Vec<(String, String)> {
+        super::detect::model_in_report(&self.model, context)
+    }
+
     fn build(&self, context: &BuildContext) -> Result<Built, StageError> {
         let (config, context) = (self.clone(), context.clone());
         Ok(Built::Stage(Box::new(move || {

@@ -359,7 +359,11 @@ pub(super) mod tests {
         Which { classes: None, min_size: 0.0, expand: 0.0, max_crops: 32 }
     }
 
-    fn stage(fixed: Nanos, each: Nanos, most: usize) -> (CropStage<Fake>, Arc<AtomicU64>, Arc<parking_lot::Mutex<Vec<usize>>>) {
+    fn stage(
+        fixed: Nanos,
+        each: Nanos,
+        most: usize,
+    ) -> (CropStage<Fake>, Arc<AtomicU64>, Arc<parking_lot::Mutex<Vec<usize>>>) {
         let clock = Arc::new(AtomicU64::new(1000 * MILLI));
         let sizes = Arc::new(parking_lot::Mutex::new(Vec::new()));
         let fake = Fake { clock: clock.clone(), each, fixed, most, sizes: sizes.clone() };

@@ -174,6 +174,12 @@ pub(super) fn peek(named: &Named, issues: &mut Vec<Issue>) -> Option<ModelInfo> 
     }
 }
 
+/// A stage's model for the run report: its name and SHA-256. Nothing where it cannot be read; building says why.
+pub(super) fn model_in_report(model: &std::path::Path, context: &BuildContext) -> Vec<(String, String)> {
+    let named = find_model(model, context);
+    named.and_then(|n| Ok((n.name.to_string(), n.verify()?))).into_iter().collect()
+}
+
 /// Finds a stage's model and reads its card.
 pub(super) fn find_model(model: &std::path::Path, context: &BuildContext) -> Result<Named, InferError> {
     match context.find(model) {
@@ -235,6 +241,10 @@ impl StageConfig for DetectConfig {
         issues
     }
 
+    fn models(&self, context: &BuildContext) -> Vec<(String, String)> {
+        model_in_report(&self.model, context)
+    }
+
     fn build(&self, context: &BuildContext) -> Result<Built, StageError> {
         Ok(Built::Batch(Arc::new(Detect::new(self, context)?)))
     }
@@ -291,8 +301,7 @@ impl Detect {
         let (planned, on) = resources.plan(context.live, context.threads);
         let (opened, info) = open_named(&named, on)?;
         let slots = resources.slots_on(opened.device, planned);
-        let mut detector =
-            Detector::new(&named, &info, config.input.map(InputSize::size), config.labels(context)?)?;
+        let mut detector = Detector::new(&named, &info, config.input.map(InputSize::size), config.labels(context)?)?;
         let allowed = config
             .allowed(&detector)
             .map_err(|unknown| StageError::new(format!("the model has no class `{}`", unknown.join("`, `"))))?;
@@ -310,8 +319,7 @@ impl Detect {
                 let data = out.values(&mut scratch);
                 Ok(looks_decoded(&View { name: out.name, shape: out.shape, data }, size, finest))
             })?;
-            let decode =
-                DecodeCard::Yolox { strides: strides.clone(), decoded: Some(decoded), output: output.clone() };
+            let decode = DecodeCard::Yolox { strides: strides.clone(), decoded: Some(decoded), output: output.clone() };
             detector.decoder = decode.build(&info.outputs, size)?;
             detector.decode = decode;
         }
@@ -330,7 +338,12 @@ impl Detect {
     }
 
     /// Decodes what the batch's last run gave at place `index`.
-    fn detections(&self, batch: &PictureBatch, index: usize, scratch: &mut Scratch) -> Result<Vec<Detection>, InferError> {
+    fn detections(
+        &self,
+        batch: &PictureBatch,
+        index: usize,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<Detection>, InferError> {
         let place = batch.places.get(index).copied().flatten();
         let place = place.ok_or_else(|| InferError::Run(format!("place {index} of the batch is empty")))?;
         let Scratch { found, nms, converted } = scratch;

@@ -58,6 +58,10 @@ impl StageConfig for EmbedConfig {
         crops::check(&self.model, &self.resources(), &self.which(), context).0
     }
 
+    fn models(&self, context: &BuildContext) -> Vec<(String, String)> {
+        super::detect::model_in_report(&self.model, context)
+    }
+
     fn build(&self, context: &BuildContext) -> Result<Built, StageError> {
         let (config, context) = (self.clone(), context.clone());
         Ok(Built::Stage(Box::new(move || {

@@ -4,7 +4,12 @@
 //! engine overlaps ([`BatchStage`]). Each kind has one file or folder here with its typed configuration beside it, and
 //! one line in [`KINDS`].
 
+pub mod classify;
+mod crops;
+pub mod detect;
+pub mod embed;
 pub mod filter;
+pub mod tensor;
 pub mod track;
 
 use crate::frame::{Frame, Nanos};
@@ -162,6 +167,10 @@ pub struct Kind {
 
 /// The kinds there are.
 pub const KINDS: &[Kind] = &[
+    kind::<detect::DetectConfig>("detect", "Finds things in pictures with a neural network."),
+    kind::<classify::ClassifyConfig>("classify", "Gives labels to the crops of detections with a second model."),
+    kind::<embed::EmbedConfig>("embed", "Turns the crops of detections into re-identification vectors."),
+    kind::<tensor::TensorConfig>("tensor", "Runs any model on the picture and attaches its raw outputs."),
     kind::<filter::FilterConfig>("filter", "Keeps the detections that matter, by class, score, size and place."),
     kind::<track::TrackConfig>("track", "Gives the same object the same id from frame to frame."),
 ];

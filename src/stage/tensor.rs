@@ -1,8 +1,8 @@
 //! `tensor`: runs any model on the picture, or on a region of it, and attaches its raw outputs.
 
 use super::detect::{
-    BatchKeys, InputSize, PictureSlot, buffers, check_model, check_resources, find_model, peek, picture_batch,
-    picture_batch_mut,
+    BatchKeys, InputSize, PictureSlot, buffers, check_model, check_resources, find_model, model_in_report, peek,
+    picture_batch, picture_batch_mut,
 };
 use super::{Batch, BatchStage, BuildContext, Built, Execute, StageConfig, StageError};
 use crate::frame::{Frame, RawTensor};
@@ -87,7 +87,8 @@ impl StageConfig for TensorConfig {
         if let Some([x1, y1, x2, y2]) = self.region
             && !(0.0 <= x1 && x1 < x2 && x2 <= 1.0 && 0.0 <= y1 && y1 < y2 && y2 <= 1.0)
         {
-            let message = "region must be left, top, right, bottom between 0 and 1, left before right, top before bottom";
+            let message =
+                "region must be left, top, right, bottom between 0 and 1, left before right, top before bottom";
             issues.push(Issue::error("region", message));
         }
         if self.batch.max == 0 || self.batch.max > 64 {
@@ -106,6 +107,10 @@ impl StageConfig for TensorConfig {
             }
         }
         issues
+    }
+
+    fn models(&self, context: &BuildContext) -> Vec<(String, String)> {
+        model_in_report(&self.model, context)
     }
 
     fn build(&self, context: &BuildContext) -> Result<Built, StageError> {

@@ -157,9 +157,8 @@ impl DecodeCard {
     }
 
     /// All families' names.
-    pub const FAMILIES: [&'static str; 10] = [
-        "yolox", "yolov5", "yolov8", "yolo-end2end", "ssd", "ultraface", "gfl", "yunet", "fastestdet", "detr",
-    ];
+    pub const FAMILIES: [&'static str; 10] =
+        ["yolox", "yolov5", "yolov8", "yolo-end2end", "ssd", "ultraface", "gfl", "yunet", "fastestdet", "detr"];
 
     /// What is wrong with it that the types cannot say.
     ///

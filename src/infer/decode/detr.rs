@@ -29,8 +29,9 @@ impl Detr {
             let mut all = outputs.iter().enumerate().filter(|(_, o)| fits(o)).map(|(i, _)| i);
             match (all.next(), all.next()) {
                 (Some(i), None) => Ok(i),
-                _ => pick(&[], Some(what), what)
-                    .map_err(|_| InferError::Output(format!("which output has the {what}? name it in the card's [decode]"))),
+                _ => pick(&[], Some(what), what).map_err(|_| {
+                    InferError::Output(format!("which output has the {what}? name it in the card's [decode]"))
+                }),
             }
         };
         let logits = match logits {
@@ -51,7 +52,9 @@ impl Detr {
         };
         if softmax && columns.is_some_and(|c| c < 2) {
             let info = &outputs[logits];
-            return Err(InferError::Output(format!("output {info} has no class beside the one that means \"nothing\"")));
+            return Err(InferError::Output(format!(
+                "output {info} has no class beside the one that means \"nothing\""
+            )));
         }
         Ok(Self { logits, boxes, columns, softmax })
     }

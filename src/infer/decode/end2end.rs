@@ -64,10 +64,30 @@ mod tests {
         let d = End2end { output: 0 };
         let mut found = Found::default();
         let data = [
-            1.0, 2.0, 3.0, 4.0, 0.9, 7.0, // a box
-            0.0, 0.0, 0.0, 0.0, 0.0, 0.0, // unused
-            1.0, 2.0, 3.0, 4.0, 0.9, f32::NAN, // no class
-            1.0, 2.0, 3.0, 4.0, 0.9, -1.0, // no class
+            1.0,
+            2.0,
+            3.0,
+            4.0,
+            0.9,
+            7.0, // a box
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0, // unused
+            1.0,
+            2.0,
+            3.0,
+            4.0,
+            0.9,
+            f32::NAN, // no class
+            1.0,
+            2.0,
+            3.0,
+            4.0,
+            0.9,
+            -1.0, // no class
         ];
         d.decode(&[View { name: "o", shape: &[1, 4, 6], data: &data }], (64, 64), 0.3, &mut found).unwrap();
         assert_eq!(found.boxes.iter().map(|b| (b.class, b.bbox)).collect::<Vec<_>>(), [(7, [1.0, 2.0, 3.0, 4.0])]);

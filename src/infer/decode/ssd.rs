@@ -1,6 +1,8 @@
 //! SSD-style outputs: decoded boxes in one tensor, scores in another (UltraFace, TorchVision, TensorFlow exports).
 
-use super::{Activation, Coordinates, Decoder, Found, Order, View, any_reaches, corners, declared_matrix, pick, sigmoid};
+use super::{
+    Activation, Coordinates, Decoder, Found, Order, View, any_reaches, corners, declared_matrix, pick, sigmoid,
+};
 use crate::infer::InferError;
 use crate::infer::model::TensorInfo;
 
@@ -59,7 +61,9 @@ impl Ssd {
                 && (columns < 2 || none as usize >= columns)
             {
                 let info = &outputs[scores];
-                return Err(InferError::Output(format!("output {info} has no class {none} that could mean \"nothing\"")));
+                return Err(InferError::Output(format!(
+                    "output {info} has no class {none} that could mean \"nothing\""
+                )));
             }
             classes = columns.map(|c| c - usize::from(card.background.is_some()));
         }
@@ -187,7 +191,8 @@ mod tests {
 
     #[test]
     fn labels_beside_scores_and_other_orders() {
-        let d = ssd(SsdCard { order: Order::Yxyx, coordinates: Coordinates::Pixels, background: None, ..card() }, Some(2));
+        let d =
+            ssd(SsdCard { order: Order::Yxyx, coordinates: Coordinates::Pixels, background: None, ..card() }, Some(2));
         let outs = [view(&[1, 4], &[1.0, 2.0, 3.0, 4.0]), view(&[1], &[0.7]), view(&[1], &[17.0])];
         let mut found = Found::default();
         d.decode(&outs, (100, 100), 0.5, &mut found).unwrap();
@@ -199,7 +204,8 @@ mod tests {
     #[test]
     fn softmax_is_taken_over_all_classes() {
         let d = ssd(SsdCard { activation: Some(Activation::Softmax), ..card() }, None);
-        let outs = [view(&[1, 4], &[0.0, 0.0, 1.0, 1.0]), view(&[1, 3], &[0.0, 0.0, 2f32.ln()])];
+        let logits = [0.0, 0.0, 2f32.ln()];
+        let outs = [view(&[1, 4], &[0.0, 0.0, 1.0, 1.0]), view(&[1, 3], &logits)];
         let mut found = Found::default();
         d.decode(&outs, (10, 10), 0.4, &mut found).unwrap();
         assert_eq!(found.boxes[0].class, 1);

@@ -121,7 +121,8 @@ mod tests {
         let mut rows = vec![0.01f32; anchors * values];
         rows[3 * 7..4 * 7].copy_from_slice(&[20.0, 30.0, 4.0, 8.0, 0.4, 0.9, 0.2]);
         rows[150 * 7..151 * 7].copy_from_slice(&[50.0, 60.0, 10.0, 10.0, 0.0, 0.1, 0.5]);
-        let planes: Vec<f32> = (0..values).flat_map(|v| (0..anchors).map(move |a| (a, v))).map(|(a, v)| rows[a * 7 + v]).collect();
+        let planes: Vec<f32> =
+            (0..values).flat_map(|v| (0..anchors).map(move |a| (a, v))).map(|(a, v)| rows[a * 7 + v]).collect();
         let mut results = Vec::new();
         for (shape, data) in [([1i64, 200, 7], &rows), ([1, 7, 200], &planes)] {
             let d = Yolov8::new(&info(&shape.map(|v| v as usize)), None, None).unwrap();

@@ -70,7 +70,11 @@ impl Decoder for Yunet {
             let n = w * h;
             let of = |output: usize, each: usize| {
                 let view = &outputs[output];
-                if view.data.len() == n * each { Ok(view.data) } else { Err(view.wrong(&format!("{n} rows of {each}"))) }
+                if view.data.len() == n * each {
+                    Ok(view.data)
+                } else {
+                    Err(view.wrong(&format!("{n} rows of {each}")))
+                }
             };
             let (class, objectness) = (of(level.class, 1)?, of(level.objectness, 1)?);
             let (boxes, points) = (of(level.boxes, 4)?, of(level.points, 2 * POINTS)?);
@@ -83,12 +87,7 @@ impl Decoder for Yunet {
                 }
                 let (x, y) = ((i % w) as f32, (i / w) as f32);
                 let b = &boxes[i * 4..i * 4 + 4];
-                let bbox = corners(
-                    (x + b[0]) * stride,
-                    (y + b[1]) * stride,
-                    b[2].exp() * stride,
-                    b[3].exp() * stride,
-                );
+                let bbox = corners((x + b[0]) * stride, (y + b[1]) * stride, b[2].exp() * stride, b[3].exp() * stride);
                 let p = &points[i * 2 * POINTS..(i + 1) * 2 * POINTS];
                 if p.iter().all(|v| v.is_finite()) && found.add(threshold, 0, score, bbox) {
                     found.points.extend(p.chunks_exact(2).map(|p| [(x + p[0]) * stride, (y + p[1]) * stride]));
@@ -114,7 +113,11 @@ mod tests {
         c[7] = f32::NAN;
         let mut found = Found::default();
         fn views<'a>(c: &'a [f32], o: &'a [f32], b: &'a [f32], p: &'a [f32]) -> [View<'a>; 4] {
-            [(c, &[16, 1]), (o, &[16, 1]), (b, &[16, 4]), (p, &[16, 10])].map(|(data, shape)| View { name: "o", shape, data })
+            [(c, &[16, 1]), (o, &[16, 1]), (b, &[16, 4]), (p, &[16, 10])].map(|(data, shape)| View {
+                name: "o",
+                shape,
+                data,
+            })
         }
         d.decode(&views(&c, &o, &b, &p), (32, 32), 0.5, &mut found).unwrap();
         assert_eq!(found.boxes.len(), 1);
