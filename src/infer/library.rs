@@ -10,7 +10,7 @@ use std::path::Path;
 pub fn version(path: &Path) -> Result<String, String> {
     // SAFETY: loading a library runs its initialisers. The path is one that the operator chose or where only
     // ONNX Runtime is installed, and the same library is loaded for good right afterwards.
-    let library = unsafe { libloading::Library::new(path) }.map_err(|e| e.to_string())?;
+    let library = unsafe { libloading::Library::new(path) }.map_err(|e| reason(&e))?;
     // SAFETY: `OrtGetApiBase` has had this signature in every release of ONNX Runtime.
     let base = unsafe { library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase") }
         .map_err(|_| "not ONNX Runtime: it does not export OrtGetApiBase".to_owned())?;
@@ -26,4 +26,9 @@ pub fn version(path: &Path) -> Result<String, String> {
     }
     // SAFETY: a static, NUL-terminated string of the library, copied before the library is let go.
     Ok(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+}
+
+/// The loader's own words, which the error keeps in its source.
+fn reason(e: &dyn std::error::Error) -> String {
+    e.source().map_or_else(|| e.to_string(), ToString::to_string)
 }

@@ -48,7 +48,9 @@ impl Which {
     fn wants(&self, d: &Detection) -> bool {
         let side = (d.bbox[2] - d.bbox[0]).min(d.bbox[3] - d.bbox[1]);
         let listed = |names: &Vec<String>| names.iter().any(|n| **n == *d.label);
-        side > 0.0 && side >= self.min_size && self.classes.as_ref().is_none_or(listed)
+        // A minimum of NaN and a number is the number.
+        let sound = d.bbox.iter().all(|v| v.is_finite());
+        sound && side > 0.0 && side >= self.min_size && self.classes.as_ref().is_none_or(listed)
     }
 
     fn region(&self, b: [f32; 4]) -> Region {
