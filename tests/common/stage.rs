@@ -1,4 +1,5 @@
 //! Drives a device stage without the engine.
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 use framegate::frame::{
     Arrival, Colorimetry, Detection, Frame, Matrix, OwnedPlanes, Payload, Picture, PixelFormat, Range, Siting, Stream,
