@@ -62,7 +62,7 @@ impl PictureModel {
             .map_err(|e| InferError::Model { path: named.file.clone(), why: e.to_string() })?;
         let plan = Arc::new(plan);
         let device = opened.device;
-        let first = Mutex::new(Some(Slot::new(opened, plan.clone())));
+        let first = Mutex::new(Some(Slot::new(opened, plan.clone())?));
         // Later slots go where the first went, without trying anything again.
         let on = RunOn { device, ..on };
         Ok(Self { named, on, device, input, plan, first, preprocessors: Mutex::new(Vec::new()) })
@@ -108,7 +108,7 @@ impl PictureModel {
     pub fn slot(&self) -> Result<Slot, InferError> {
         let mut slot = match self.first.lock().take() {
             Some(slot) => slot,
-            None => Slot::new(open(&self.named.file, self.on)?, self.plan.clone()),
+            None => Slot::new(open(&self.named.file, self.on)?, self.plan.clone())?,
         };
         let mut batch = self.batch()?;
         slot.warm(&mut batch.buffers, self.largest())?;
@@ -123,7 +123,7 @@ impl PictureModel {
         let mut first = self.first.lock();
         let mut slot = match first.take() {
             Some(slot) => slot,
-            None => Slot::new(open(&self.named.file, self.on)?, self.plan.clone()),
+            None => Slot::new(open(&self.named.file, self.on)?, self.plan.clone())?,
         };
         let mut batch = self.batch()?;
         slot.run(&mut batch.buffers, 1, self.largest())?;

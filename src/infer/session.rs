@@ -284,6 +284,7 @@ pub struct Slot {
     session: Session,
     plan: Arc<Plan>,
     bindings: Vec<Bound>,
+    on_host: MemoryInfo<'static>,
 }
 
 struct Bound {
@@ -297,8 +298,12 @@ const BINDINGS: usize = 64;
 
 impl Slot {
     /// A slot from an open session.
-    pub fn new(opened: Opened, plan: Arc<Plan>) -> Self {
-        Self { session: opened.session, plan, bindings: Vec::new() }
+    ///
+    /// # Errors
+    /// ONNX Runtime cannot allocate.
+    pub fn new(opened: Opened, plan: Arc<Plan>) -> Result<Self, InferError> {
+        let on_host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput);
+        Ok(Self { session: opened.session, plan, bindings: Vec::new(), on_host: on_host.map_err(run_error)? })
     }
 
     /// Runs the first `n` places, all filled with pictures of `size`.
@@ -336,7 +341,12 @@ impl Slot {
                 self.bindings.len() - 1
             }
         };
-        let mut results = self.session.run_binding(&self.bindings[bound].binding).map_err(run_error)?;
+        let binding = &mut self.bindings[bound].binding;
+        for plan in self.plan.outputs.iter().filter(|p| p.shape.is_none()) {
+            // Else the last run's tensor is still bound, and this run's has to have its shape.
+            binding.bind_output_to_device(&*plan.name, &self.on_host).map_err(run_error)?;
+        }
+        let mut results = self.session.run_binding(binding).map_err(run_error)?;
         for (o, plan) in self.plan.outputs.iter().enumerate() {
             // Outputs of a known shape were written in place; the others are new in every run.
             if plan.shape.is_none() {
@@ -367,12 +377,10 @@ impl Slot {
 fn bind(session: &Session, plan: &Plan, set: &mut Set) -> Result<IoBinding, InferError> {
     let mut binding = session.create_binding().map_err(run_error)?;
     binding.bind_input(&*plan.input, &set.input).map_err(run_error)?;
-    let on_host =
-        MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput).map_err(run_error)?;
     let fresh = set.outputs.is_empty();
     for (o, output) in plan.outputs.iter().enumerate() {
         let Some(rest) = &output.shape else {
-            binding.bind_output_to_device(&*output.name, &on_host).map_err(run_error)?;
+            // Bound anew before every run.
             if fresh {
                 // Takes the place until the first run.
                 let empty = DynTensor::new(&Allocator::default(), output.element, [0i64]).map_err(run_error)?;
