@@ -3,6 +3,10 @@
 //! The engine gives every sink a thread and a bounded queue of its own, so a sink that stalls never stalls a stream.
 //! Each kind has one file here with its typed configuration, and one line in [`KINDS`].
 
+mod jsonl;
+mod template;
+mod units;
+
 use crate::frame::Record;
 use crate::issue::Issue;
 use crate::stage::BuildContext;
@@ -66,7 +70,8 @@ pub struct Kind {
 }
 
 /// The kinds there are.
-pub const KINDS: &[Kind] = &[];
+pub const KINDS: &[Kind] =
+    &[kind::<jsonl::JsonlConfig>("jsonl", "Writes results as lines of JSON to standard output or files.")];
 
 /// Makes a registry line from a configuration type.
 pub const fn kind<C>(name: &'static str, about: &'static str) -> Kind
@@ -74,4 +79,14 @@ where
     C: SinkConfig + DeserializeOwned + schemars::JsonSchema + 'static,
 {
     Kind { name, about, schema: |g| g.subschema_for::<C>(), parse: |table| Ok(Box::new(C::deserialize(table)?)) }
+}
+
+/// Reads a sink's configuration from TOML text: for tests and tools, without an engine.
+///
+/// # Errors
+/// An unknown kind, or what is wrong with the text.
+pub fn from_toml(name: &str, text: &str) -> Result<Box<dyn SinkConfig>, SinkError> {
+    let kind = KINDS.iter().find(|k| k.name == name).ok_or_else(|| SinkError(format!("no sink kind `{name}`")))?;
+    let table = ValueDeserializer::parse(text).map_err(|e| SinkError(e.to_string()))?;
+    (kind.parse)(table).map_err(|e| SinkError(e.to_string()))
 }
