@@ -4,8 +4,11 @@
 //! Each kind has one file here with its typed configuration, and one line in [`KINDS`].
 
 mod jsonl;
+mod mqtt;
+pub mod overlay;
 mod template;
 mod units;
+mod video;
 
 use crate::frame::Record;
 use crate::issue::Issue;
@@ -70,8 +73,11 @@ pub struct Kind {
 }
 
 /// The kinds there are.
-pub const KINDS: &[Kind] =
-    &[kind::<jsonl::JsonlConfig>("jsonl", "Writes results as lines of JSON to standard output or files.")];
+pub const KINDS: &[Kind] = &[
+    kind::<jsonl::JsonlConfig>("jsonl", "Writes results as lines of JSON to standard output or files."),
+    kind::<mqtt::MqttConfig>("mqtt", "Publishes results as messages to an MQTT broker."),
+    kind::<video::VideoConfig>("video", "Records streams with the results drawn in, to Matroska or MP4."),
+];
 
 /// Makes a registry line from a configuration type.
 pub const fn kind<C>(name: &'static str, about: &'static str) -> Kind

@@ -100,7 +100,11 @@ pub(super) fn check_folder(key: &str, template: &Template) -> Vec<Issue> {
     let prefix = template.prefix();
     // Up to the last slash the prefix names folders for certain.
     let certain = prefix.rfind('/').map_or("", |at| &prefix[..=at]);
-    let mut folder = PathBuf::from(if certain.is_empty() { "." } else { certain });
+    let mut folder = match certain.trim_end_matches('/') {
+        "" if certain.is_empty() => PathBuf::from("."),
+        "" => PathBuf::from("/"),
+        folder => PathBuf::from(folder),
+    };
     while !folder.exists() {
         match folder.parent() {
             Some(p) if !p.as_os_str().is_empty() => folder = p.to_owned(),
