@@ -152,7 +152,7 @@ fn draw_detection(mat: &mut Mat, d: &Detection, scale: [f64; 2], style: &Style, 
     }
     let [x1, y1, x2, y2] = [place(d.bbox[0], 0), place(d.bbox[1], 1), place(d.bbox[2], 0), place(d.bbox[3], 1)];
     let color = color_of(d.track.map_or(u64::from(d.class), |t| t.wrapping_add(17)));
-    let frame = Rect::new(x1, y1, (x2 - x1).max(1), (y2 - y1).max(1));
+    let frame = Rect::new(x1, y1, (x2 - x1).max(0) + 1, (y2 - y1).max(0) + 1);
     // A box that the tracker carried is drawn finer than one that was seen.
     let line = if inferred { style.line } else { (style.line / 2).max(1) };
     imgproc::rectangle(mat, frame, scalar([0.0; 3]), line + 2, imgproc::LINE_8, 0)?;
