@@ -82,6 +82,12 @@ impl Style {
         Ok((size.width, size.height, below))
     }
 
+    /// Height of the bar on top.
+    fn bar(&self) -> opencv::Result<i32> {
+        let (_, above, below) = self.measure("Hg")?;
+        Ok(above + below + 2 * self.pad)
+    }
+
     fn write(&self, mat: &mut Mat, text: &str, at: Point, color: [f64; 3]) -> opencv::Result<()> {
         imgproc::put_text(mat, text, at, FONT, self.font, scalar(color), self.stroke, imgproc::LINE_AA, false)
     }
@@ -159,8 +165,8 @@ fn draw_detection(mat: &mut Mat, d: &Detection, scale: [f64; 2], style: &Style, 
     imgproc::rectangle(mat, frame, scalar(color), line, imgproc::LINE_8, 0)?;
     for p in &d.landmarks {
         let at = Point::new(place(p[0], 0), place(p[1], 1));
-        imgproc::circle(mat, at, style.line + 1, scalar([0.0; 3]), imgproc::FILLED, imgproc::LINE_AA, 0)?;
-        imgproc::circle(mat, at, style.line, scalar(color), imgproc::FILLED, imgproc::LINE_AA, 0)?;
+        imgproc::circle(mat, at, style.line + 2, scalar([0.0; 3]), imgproc::FILLED, imgproc::LINE_AA, 0)?;
+        imgproc::circle(mat, at, style.line + 1, scalar(color), imgproc::FILLED, imgproc::LINE_AA, 0)?;
     }
 
     let mut lines = vec![match d.track {
@@ -176,9 +182,10 @@ fn draw_detection(mat: &mut Mat, d: &Detection, scale: [f64; 2], style: &Style, 
     }
     let row = above + below + style.pad;
     let height = row * lines.len() as i32 + style.pad / 2;
-    // Above the box; within it where there is no room above; always within the picture.
+    // Above the box; within it where there is no room above; always within the picture and never under the bar.
     let left = (x1 - line / 2).min(size.width - width - 2 * style.pad).max(0);
-    let top = if y1 - height >= 0 { y1 - height } else { y1.max(0) };
+    let bar = style.bar()?;
+    let top = if y1 - height >= bar { y1 - height } else { y1.max(bar) };
     let label = Rect::new(left, top, width + 2 * style.pad, height);
     imgproc::rectangle(mat, label, scalar(color), imgproc::FILLED, imgproc::LINE_8, 0)?;
     for (i, text) in lines.iter().enumerate() {
@@ -190,8 +197,8 @@ fn draw_detection(mat: &mut Mat, d: &Detection, scale: [f64; 2], style: &Style, 
 
 fn draw_bar(mat: &mut Mat, record: &Record, style: &Style) -> opencv::Result<()> {
     let size = mat.size()?;
-    let (_, above, below) = style.measure("Hg")?;
-    let height = (above + below + 2 * style.pad).min(size.height);
+    let (_, above, _) = style.measure("Hg")?;
+    let height = style.bar()?.min(size.height);
     darken(mat, height)?;
 
     let time = jiff::Timestamp::try_from(clock::wall(record.captured)).map(|t| format!("{t:.3}")).unwrap_or_default();
