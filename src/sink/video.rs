@@ -23,9 +23,9 @@ use timeline::{Place, Timeline};
 /// `kind = "video"`: records every stream to files of its own, H.264 in Matroska or MP4.
 ///
 /// The frames keep the distances of their stream times. A new file begins when the picture's size changes, after
-/// `segment`, and after a gap of a minute. A file is finished when its stream is silent for ten seconds and at the end;
-/// one that a crash cut short can be played up to its last second: Matroska by its nature, MP4 because it is written in
-/// fragments until it is finished.
+/// `segment`, and after a gap of a minute. A file is finished at the end, or when its stream has been silent for ten
+/// seconds while others go on. One that a crash cut short can be played up to its last second: Matroska by its nature,
+/// MP4 because it is written in fragments until it is finished.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VideoConfig {
@@ -193,6 +193,21 @@ impl VideoSink {
         Ok(recording)
     }
 
+    /// Finishes the files of streams that have gone silent, and forgets the streams.
+    fn finish_silent(&mut self) {
+        self.streams.retain(|stream, track| {
+            if track.last.is_none_or(|at| at.elapsed() < SILENCE) {
+                return true;
+            }
+            if let Some((recording, _)) = track.open.take()
+                && let Err(e) = recording.finish(Instant::now() + LAST_WORDS)
+            {
+                tracing::warn!(stream = &**stream, error = %e, "recording not finished");
+            }
+            false
+        });
+    }
+
     fn record(&mut self, track: &mut Track, record: &Record) -> Result<(), SinkError> {
         let picture = record.payload.picture().ok_or_else(|| SinkError("the record carries no picture".to_owned()))?;
         // 4:2:0 needs even sizes, and encoders need a few pixels.
@@ -234,6 +249,7 @@ impl VideoSink {
 
 impl Sink for VideoSink {
     fn deliver(&mut self, record: &Arc<Record>) -> Result<(), SinkError> {
+        self.finish_silent();
         let mut track = self.streams.remove(&record.stream.id).unwrap_or_default();
         track.last = Some(Instant::now());
         let result = match &track.failed {
@@ -252,18 +268,10 @@ impl Sink for VideoSink {
         result
     }
 
-    /// Finishes the files of streams that have gone silent. A pause between two frames is no end, so others stay open.
+    /// Every picture is on its way to the disk already. The files stay open: a pause is no end.
     fn flush(&mut self) -> Result<(), SinkError> {
-        let mut result = Ok(());
-        for track in self.streams.values_mut() {
-            if track.last.is_some_and(|at| at.elapsed() >= SILENCE)
-                && let Some((recording, _)) = track.open.take()
-            {
-                result = result.and(recording.finish(Instant::now() + LAST_WORDS));
-            }
-        }
-        self.streams.retain(|_, t| t.open.is_some() || t.last.is_some_and(|at| at.elapsed() < SILENCE));
-        result
+        self.finish_silent();
+        Ok(())
     }
 }
 
