@@ -74,6 +74,8 @@ struct Candidate {
 pub struct Tracker {
     tracks: Vec<Track>,
     candidates: Vec<Candidate>,
+    /// Candidates of the round at hand.
+    eligible: Vec<u32>,
     edges: Vec<Edge>,
     solver: Assignment,
 }
@@ -251,15 +253,18 @@ impl Tracker {
         self.edges.clear();
         // A fit is at most 2: an overlap and a similarity.
         const MOST: f64 = 2.0;
+        self.eligible.clear();
+        let fits = |c: &Candidate| c.free && round.scores.contains(&c.score);
+        self.eligible.extend((0u32..).zip(&self.candidates).filter(|(_, c)| fits(c)).map(|(i, _)| i));
         for (row, t) in self.tracks.iter().enumerate().filter(|(_, t)| t.given.is_none() && (round.tracks)(t)) {
-            for (col, c) in self.candidates.iter().enumerate() {
-                let eligible = c.free && round.scores.contains(&c.score);
-                if !eligible || (c.class != t.last.class && !config.across_classes) {
+            for &col in &self.eligible {
+                let c = &self.candidates[col as usize];
+                if c.class != t.last.class && !config.across_classes {
                     continue;
                 }
                 let fit = (round.fit)(t, c);
                 if fit > round.gate {
-                    self.edges.push(Edge { row: row as u32, col: col as u32, cost: MOST - fit });
+                    self.edges.push(Edge { row: row as u32, col, cost: MOST - fit });
                 }
             }
         }
