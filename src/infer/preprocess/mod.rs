@@ -224,7 +224,7 @@ impl Preprocessor {
             Some(geometry) if plan.is_for(&key) => geometry,
             _ => plan.build(key, spec, level.lanes()),
         };
-        scratch.fit(picture.width.max(picture.height), spec.width);
+        scratch.fit(picture.width.max(picture.height), spec.width, plan.transposed);
         simd::run(*level, spec, plan, &source, scratch, out);
         Ok(geometry)
     }

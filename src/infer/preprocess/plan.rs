@@ -194,8 +194,10 @@ pub(super) struct Plan {
     pub(super) along: [Taps; 2],
     /// For each output row from `rows.start`: luma (or the only grid), chroma.
     pub(super) across: [Vec<Tap>; 2],
-    /// Sample planes that are mixed into a channel: 1 or 3.
+    /// Samples of a pixel that are mixed into a channel: 1 or 3.
     pub(super) inputs: usize,
+    /// The second and third sample lie on the chroma grid.
+    pub(super) chroma: bool,
     /// One for each channel of the tensor.
     pub(super) channels: [Channel; 3],
 }
@@ -254,6 +256,10 @@ impl Plan {
             self.across[i].extend(self.rows.clone().map(|row| across.tap(row, b.0, b.1)));
         }
 
+        self.chroma = !matches!(
+            key.format,
+            PixelFormat::Gray8 | PixelFormat::Rgb | PixelFormat::Bgr | PixelFormat::Rgbx | PixelFormat::Bgrx
+        );
         (self.inputs, self.channels) = channels(key.format, key.color, spec);
         let geometry = Geometry {
             scale: [scale[0] as f32, scale[1] as f32],

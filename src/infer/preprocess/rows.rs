@@ -2,10 +2,12 @@
 //! samples into channels, write. Every loop here is plain and contiguous: it vectorises for whatever instruction set the caller was
 //! compiled for, which on aarch64 is NEON without further ado. Only the mixing along the line needs [`Lanes`].
 
+use std::ops::Range;
+
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::plan::{BLOCK, Channel, Plan, Tap};
+use super::plan::{BLOCK, Channel, Plan};
 use super::simd::Lanes;
 use super::{Fit, InputSpec, Layout};
 use crate::frame::PixelFormat;
@@ -14,11 +16,15 @@ use crate::infer::tensor::DType;
 /// Lines are this much longer than their samples, so that whole vectors can be read at their end.
 pub(super) const SLACK: usize = 64;
 
+/// Where output rows run along source columns, this many are read together: a source row's cache line then serves them all.
+const TURNED_ROWS: usize = 16;
+
 /// Rows of floats that live as long as the preprocessor.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    /// Source rows mixed vertically, one for each sample of a pixel.
+    /// Source rows mixed vertically, for each sample of a pixel; lines of `pitch` samples for one output row or several.
     lines: [Vec<f32>; 3],
+    pitch: usize,
     /// The same, at the output's columns.
     mixed: [Vec<f32>; 3],
     /// Channels of a row that is not written directly.
@@ -29,8 +35,10 @@ pub(super) struct Scratch {
 impl Scratch {
     /// Makes room for rows or columns of a picture with this longer side, and for an output of this width. Never
     /// shrinks, so a size seen before allocates nothing.
-    pub(super) fn fit(&mut self, side: u32, width: usize) {
-        let line = side as usize + SLACK;
+    pub(super) fn fit(&mut self, side: u32, width: usize, transposed: bool) {
+        // An odd number of cache lines keeps lines that are written side by side out of one another's way.
+        self.pitch = (side as usize + SLACK).next_multiple_of(16) | 16;
+        let line = if transposed { self.pitch * TURNED_ROWS } else { self.pitch };
         let mixed = width.next_multiple_of(BLOCK);
         let grow = |v: &mut Vec<f32>, n: usize| {
             if v.len() < n {
@@ -65,64 +73,71 @@ pub(super) fn run<L: Lanes>(spec: &InputSpec, plan: &Plan, source: &Source<'_>, 
         pad.fill(spec, out, y, 0..plan.columns.start);
         pad.fill(spec, out, y, plan.columns.end..spec.width);
         let row = y - plan.rows.start;
-        let Scratch { lines, mixed, ready, halves } = scratch;
-        let chroma = gather_lines::<L>(plan, source, row, lines);
+        let Scratch { lines, pitch, mixed, ready, halves } = scratch;
+        let together = if plan.transposed { TURNED_ROWS } else { 1 };
+        let line = row % together;
+        if line == 0 {
+            let last = (row + together).min(plan.rows.len());
+            gather_lines::<L>(plan, source, row..last, lines, *pitch);
+        }
         for i in 0..plan.inputs {
-            L::along(&plan.along[usize::from(chroma && i > 0)], &lines[i], &mut mixed[i]);
+            let taps = &plan.along[usize::from(plan.chroma && i > 0)];
+            L::along(taps, &lines[i][line * *pitch..][..*pitch], &mut mixed[i]);
         }
         emit::<L>(spec, plan, y, mixed, ready, halves, out);
     }
 }
 
-/// Mixes the two source rows of an output row into `lines`, one line for each sample of a pixel. True where the second and third
-/// line are chroma, with tables of their own.
+/// Mixes the source rows of these output rows into `lines`, `pitch` apart, for each sample of a pixel.
 #[inline(always)]
-fn gather_lines<L: Lanes>(plan: &Plan, source: &Source<'_>, row: usize, lines: &mut [Vec<f32>; 3]) -> bool {
+fn gather_lines<L: Lanes>(
+    plan: &Plan,
+    source: &Source<'_>,
+    rows: Range<usize>,
+    lines: &mut [Vec<f32>; 3],
+    pitch: usize,
+) {
     use PixelFormat::*;
     let [l0, l1, l2] = lines;
-    let at = |plane: usize, grid: usize| Rows { plan, source, plane, grid, row };
+    let at = |plane: usize| Rows { plan, source, plane, rows: rows.clone(), pitch };
+    let colour = plan.inputs == 3;
     match source.format {
-        Gray8 => at(0, 0).read::<L, _, 1>([l0], bytes),
+        Gray8 => at(0).read::<L, _, 1>([l0], bytes),
         I420 | Y42b | Y444 => {
-            at(0, 0).read::<L, _, 1>([l0], bytes);
-            if plan.inputs == 3 {
-                at(1, 1).read::<L, _, 1>([l1], bytes);
-                at(2, 1).read::<L, _, 1>([l2], bytes);
+            at(0).read::<L, _, 1>([l0], bytes);
+            if colour {
+                at(1).read::<L, _, 1>([l1], bytes);
+                at(2).read::<L, _, 1>([l2], bytes);
             }
-            return true;
         }
         I420_10 | I422_10 | Y444_10 => {
-            at(0, 0).read::<L, _, 1>([l0], low_word);
-            if plan.inputs == 3 {
-                at(1, 1).read::<L, _, 1>([l1], low_word);
-                at(2, 1).read::<L, _, 1>([l2], low_word);
+            at(0).read::<L, _, 1>([l0], low_word);
+            if colour {
+                at(1).read::<L, _, 1>([l1], low_word);
+                at(2).read::<L, _, 1>([l2], low_word);
             }
-            return true;
         }
         Nv12 => {
-            at(0, 0).read::<L, _, 1>([l0], bytes);
-            if plan.inputs == 3 {
-                at(1, 1).read::<L, _, 2>([l1, l2], |&[u, v]: &[u8; 2]| [f32::from(u), f32::from(v)]);
+            at(0).read::<L, _, 1>([l0], bytes);
+            if colour {
+                at(1).read::<L, _, 2>([l1, l2], |&[u, v]: &[u8; 2]| [f32::from(u), f32::from(v)]);
             }
-            return true;
         }
         P010 => {
-            at(0, 0).read::<L, _, 1>([l0], high_word);
-            if plan.inputs == 3 {
-                at(1, 1).read::<L, _, 2>([l1, l2], |&[a, b, c, d]: &[u8; 4]| {
+            at(0).read::<L, _, 1>([l0], high_word);
+            if colour {
+                at(1).read::<L, _, 2>([l1, l2], |&[a, b, c, d]: &[u8; 4]| {
                     let [u] = high_word(&[a, b]);
                     let [v] = high_word(&[c, d]);
                     [u, v]
                 });
             }
-            return true;
         }
-        Rgb => at(0, 0).read::<L, _, 3>([l0, l1, l2], |&[r, g, b]: &[u8; 3]| [r, g, b].map(f32::from)),
-        Bgr => at(0, 0).read::<L, _, 3>([l0, l1, l2], |&[b, g, r]: &[u8; 3]| [r, g, b].map(f32::from)),
-        Rgbx => at(0, 0).read::<L, _, 3>([l0, l1, l2], |&[r, g, b, _]: &[u8; 4]| [r, g, b].map(f32::from)),
-        Bgrx => at(0, 0).read::<L, _, 3>([l0, l1, l2], |&[b, g, r, _]: &[u8; 4]| [r, g, b].map(f32::from)),
+        Rgb => at(0).read::<L, _, 3>([l0, l1, l2], |&[r, g, b]: &[u8; 3]| [r, g, b].map(f32::from)),
+        Bgr => at(0).read::<L, _, 3>([l0, l1, l2], |&[b, g, r]: &[u8; 3]| [r, g, b].map(f32::from)),
+        Rgbx => at(0).read::<L, _, 3>([l0, l1, l2], |&[r, g, b, _]: &[u8; 4]| [r, g, b].map(f32::from)),
+        Bgrx => at(0).read::<L, _, 3>([l0, l1, l2], |&[b, g, r, _]: &[u8; 4]| [r, g, b].map(f32::from)),
     }
-    false
 }
 
 #[inline(always)]
@@ -140,35 +155,37 @@ fn high_word(b: &[u8; 2]) -> [f32; 1] {
     [f32::from(u16::from_le_bytes(*b) >> 6)]
 }
 
-/// The two rows (or, for a quarter turn, columns) of one plane that an output row mixes.
+/// The rows (or, for a quarter turn, columns) of one plane that some output rows mix.
 struct Rows<'a> {
     plan: &'a Plan,
     source: &'a Source<'a>,
     plane: usize,
-    grid: usize,
-    row: usize,
+    rows: Range<usize>,
+    pitch: usize,
 }
 
 impl Rows<'_> {
-    /// Mixes them into `N` lines; `load` takes a pixel of `P` bytes apart.
+    /// Mixes them into the lines of `N` samples; `load` takes a pixel of `P` bytes apart.
     #[inline(always)]
     fn read<L: Lanes, const P: usize, const N: usize>(
         &self,
-        lines: [&mut Vec<f32>; N],
+        mut lines: [&mut Vec<f32>; N],
         load: impl Fn(&[u8; P]) -> [f32; N] + Copy,
     ) {
-        let Tap { first, second, weight } = self.plan.across[self.grid][self.row];
-        let taps = &self.plan.along[self.grid];
+        let grid = usize::from(self.plane > 0);
+        let taps = &self.plan.along[grid];
         let (lo, n) = (taps.lo(), taps.len());
+        let across = &self.plan.across[grid][self.rows.clone()];
         let data = self.source.planes[self.plane];
         let stride = self.source.strides[self.plane];
-        let mut lines = lines.map(|l| &mut l[..n]);
         if self.plan.transposed {
             let pixel = |row: usize, column: usize| load(&data[row * stride + column * P..].as_chunks::<P>().0[0]);
             for i in 0..n {
-                let (a, b) = (pixel(lo + i, first), pixel(lo + i, second));
-                for ((line, a), b) in lines.iter_mut().zip(a).zip(b) {
-                    line[i] = L::mix(a, b, weight);
+                for (g, tap) in across.iter().enumerate() {
+                    let (a, b) = (pixel(lo + i, tap.first), pixel(lo + i, tap.second));
+                    for ((line, a), b) in lines.iter_mut().zip(a).zip(b) {
+                        line[g * self.pitch + i] = L::mix(a, b, tap.weight);
+                    }
                 }
             }
             return;
@@ -177,11 +194,14 @@ impl Rows<'_> {
             let start = row * stride + lo * P;
             data[start..start + n * P].as_chunks::<P>().0
         };
-        let (a, b) = (pixels(first), pixels(second));
-        for i in 0..n.min(a.len()).min(b.len()) {
-            let (p, q) = (load(&a[i]), load(&b[i]));
-            for c in 0..N {
-                lines[c][i] = L::mix(p[c], q[c], weight);
+        for (g, tap) in across.iter().enumerate() {
+            let mut lines = lines.each_mut().map(|l| &mut l[g * self.pitch..][..n]);
+            let (a, b) = (pixels(tap.first), pixels(tap.second));
+            for i in 0..n.min(a.len()).min(b.len()) {
+                let (p, q) = (load(&a[i]), load(&b[i]));
+                for c in 0..N {
+                    lines[c][i] = L::mix(p[c], q[c], tap.weight);
+                }
             }
         }
     }
@@ -317,7 +337,7 @@ impl Pad {
     }
 
     #[inline(always)]
-    fn fill(&self, spec: &InputSpec, out: &mut [u8], y: usize, columns: std::ops::Range<usize>) {
+    fn fill(&self, spec: &InputSpec, out: &mut [u8], y: usize, columns: Range<usize>) {
         if columns.is_empty() {
             return;
         }
