@@ -34,7 +34,9 @@ pub(super) fn read<'i>(
 ) -> Vec<Rung> {
     let mut rungs: Vec<Rung> = Vec::new();
     let mut changes: Vec<DeTable<'i>> = bases.iter().map(|_| DeTable::new()).collect();
-    for mut section in sections(value, findings) {
+    let sections = sections(value, findings);
+    let second = sections.get(1).map(|s| s.head.clone());
+    for mut section in sections {
         let common = section.split(&["name"]);
         let known = Known { required: &["name".to_owned()], ..Known::default() };
         let name = common.read(&known, findings, RungCommon::deserialize);
@@ -72,6 +74,10 @@ pub(super) fn read<'i>(
                 rungs.push(Rung { name: name.into(), overrides });
             }
         }
+    }
+    if rungs.len() > 1 && !findings.any_error() {
+        let place = Place::new(second.unwrap_or_default(), "rung");
+        findings.warning(place, "this version keeps every stream on the first rung; the others are only checked");
     }
     if rungs.is_empty() {
         rungs.push(Rung { name: "full".into(), overrides: Vec::new() });

@@ -15,7 +15,7 @@ mod live;
 mod pace;
 mod picture;
 mod pipe;
-mod plugins;
+pub mod plugins;
 mod pool;
 mod receiver;
 mod rtp;
