@@ -21,16 +21,24 @@ pub struct Issue {
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
+    /// The table is right, but something that it names (a model, a file) cannot be used on this machine.
+    pub absent: bool,
 }
 
 impl Issue {
     /// An error at `key`.
     pub fn error(key: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, key: key.into(), message: message.into(), help: None }
+        Self { severity: Severity::Error, key: key.into(), message: message.into(), help: None, absent: false }
     }
     /// A warning at `key`.
     pub fn warning(key: impl Into<String>, message: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(key, message) }
+    }
+    /// Says that the table is right, and what it names cannot be used on this machine.
+    #[must_use]
+    pub fn absent(mut self) -> Self {
+        self.absent = true;
+        self
     }
     /// Adds what to do about it.
     #[must_use]

@@ -1,6 +1,6 @@
 //! `framegate check`: every error and warning of a pipeline file at once.
 
-use super::{Code, Failure, PipelineFile, count, parse_set, print};
+use super::{Failure, PipelineFile, count, parse_set, print, wrong};
 use framegate::config;
 use std::path::PathBuf;
 
@@ -38,11 +38,11 @@ impl Check {
                 count(pipeline.rungs.len(), "rung"),
             ));
         }
-        let (right, findings) = match config::load(&file, &self.set) {
-            Ok((_, warnings)) => (true, warnings),
-            Err(findings) => (false, findings),
+        let (result, findings) = match config::load(&file, &self.set) {
+            Ok((_, warnings)) => (Ok(()), warnings),
+            Err(findings) => (Err(Failure::quiet(wrong(&findings))), findings),
         };
         print(&format!("{:#}\n", findings.to_json()))?;
-        if right { Ok(()) } else { Err(Failure::quiet(Code::Wrong)) }
+        result
     }
 }

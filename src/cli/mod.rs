@@ -1,8 +1,10 @@
 //! One file per command, and what they share: arguments, logs, exit codes.
 
 mod check;
+mod doctor;
 
 mod graph;
+mod models;
 mod run;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -39,6 +41,10 @@ enum Command {
     Check(check::Check),
     /// Draw a pipeline's graph
     Graph(graph::Graph),
+    /// Show model cards
+    Models(models::Models),
+    /// Say what is missing on this machine, and the command that installs it
+    Doctor(doctor::Doctor),
 }
 
 /// A pipeline file on the command line.
@@ -61,7 +67,8 @@ fn parse_set(text: &str) -> Result<(String, String), String> {
 }
 
 impl PipelineFile {
-    /// Reads and checks it. Errors and warnings go to standard error.
+    /// Reads and checks it. Errors and warnings go to standard error. A file that is right and names what cannot be
+    /// used fails with a code of its own.
     fn load(&self) -> Result<Pipeline, Failure> {
         match config::load(&self.file, &self.set) {
             Ok((pipeline, warnings)) => {
@@ -70,10 +77,15 @@ impl PipelineFile {
             }
             Err(diagnostics) => {
                 show(&diagnostics);
-                Err(Failure::quiet(Code::Wrong))
+                Err(Failure::quiet(wrong(&diagnostics)))
             }
         }
     }
+}
+
+/// The code of a file with errors.
+fn wrong(diagnostics: &Diagnostics) -> Code {
+    if diagnostics.only_absent() { Code::Unusable } else { Code::Wrong }
 }
 
 /// Shows findings as the terminal, or the file behind standard error, can take them.
@@ -161,6 +173,8 @@ pub fn main() -> ExitCode {
         Command::Run(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Graph(command) => command.run(),
+        Command::Models(command) => command.run(),
+        Command::Doctor(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,6 @@
 //! `framegate models`: the model cards there are, and what one says.
 
-use super::{Code, Failure, count, print};
+use super::{Code, Failure, print};
 use framegate::config::search_folders;
 use framegate::infer::card::{Card, Labels, Named};
 use std::fmt::Write;
@@ -50,7 +50,7 @@ fn cards() -> Vec<(String, PathBuf)> {
 /// What a model is for, as far as its card says.
 fn purpose(card: &Card) -> String {
     match &card.decode {
-        Some(decode) => format!("detector, {:?}", decode.family).to_lowercase(),
+        Some(decode) => format!("detector, {}", decode.family()),
         None => "no detector, or recognised by itself".into(),
     }
 }
@@ -104,10 +104,13 @@ fn show(model: &str) -> Result<(), Failure> {
     };
     line("kind", is_card.then(|| purpose(&card)));
     line("input", card.input.size.map(|[w, h]| format!("{w}x{h}")));
-    line("labels", card.labels.as_ref().map(|labels| match labels {
-        Labels::File(file) => file.display().to_string(),
-        Labels::Names(names) => count(names.len(), "class").replace("classs", "classes"),
-    }));
+    line(
+        "labels",
+        card.labels.as_ref().map(|labels| match labels {
+            Labels::File(file) => file.display().to_string(),
+            Labels::List(names) => names.join(", "),
+        }),
+    );
     line("threshold", card.threshold.map(|t| t.to_string()));
     line("accuracy", card.accuracy.clone());
     line("licence", card.licence.clone());

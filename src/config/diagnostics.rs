@@ -22,6 +22,8 @@ pub struct Diagnostic {
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
+    /// The file is right, but something that it names (a model, a file) cannot be used on this machine.
+    pub absent: bool,
     /// The text around it, secrets masked.
     pub(super) source: Arc<NamedSource<String>>,
     /// Byte offset and length in the text.
@@ -81,6 +83,11 @@ impl Diagnostics {
     /// How many warnings there are.
     pub fn warnings(&self) -> usize {
         self.0.len() - self.errors()
+    }
+
+    /// Whether the file itself is right, and only things that it names cannot be used on this machine.
+    pub fn only_absent(&self) -> bool {
+        self.0.iter().filter(|d| d.is_error()).all(|d| d.absent)
     }
 
     /// All of them as text, each with its line and a caret.

@@ -30,9 +30,16 @@ pub(super) struct Finding {
     message: String,
     help: Option<String>,
     syntax: bool,
+    absent: bool,
 }
 
 impl Finding {
+    /// Says whether the file is right, and what it names cannot be used on this machine.
+    pub(super) fn absent(&mut self, absent: bool) -> &mut Self {
+        self.absent = absent;
+        self
+    }
+
     /// Says what to do about it.
     pub(super) fn help(&mut self, help: impl Into<String>) -> &mut Self {
         self.help = Some(help.into());
@@ -96,7 +103,7 @@ impl<'i> Findings<'i> {
     pub(super) fn add(&mut self, severity: Severity, place: Place, message: String) -> &mut Finding {
         let known = self.list.iter().position(|f| f.place == place && f.message == message);
         let index = known.unwrap_or_else(|| {
-            self.list.push(Finding { severity, place, message, help: None, syntax: false });
+            self.list.push(Finding { severity, place, message, help: None, syntax: false, absent: false });
             self.list.len() - 1
         });
         &mut self.list[index]
@@ -133,6 +140,7 @@ impl<'i> Findings<'i> {
                     key: finding.place.key,
                     message: secrets.redact(&finding.message),
                     help: finding.help.map(|h| secrets.redact(&h)),
+                    absent: finding.absent,
                     source: Arc::clone(&shown[which]),
                     span: (start, end - start),
                 };

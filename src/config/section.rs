@@ -152,7 +152,10 @@ impl<'i> Section<'i> {
     /// Reports what a component says about its own table.
     pub(super) fn report(&self, issues: Vec<Issue>, findings: &mut Findings<'_>) {
         for issue in issues {
-            findings.add(issue.severity, self.place(&issue.key), issue.message).help_if(issue.help);
+            findings
+                .add(issue.severity, self.place(&issue.key), issue.message)
+                .absent(issue.absent)
+                .help_if(issue.help);
         }
     }
 }

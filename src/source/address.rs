@@ -147,7 +147,7 @@ impl Address {
         if text.contains(['*', '?', '[']) {
             let files = context.candidates(path).into_iter().map(|p| super::glob::expand(&p)).find(|f| !f.is_empty());
             let Some(files) = files else {
-                return Err(Box::new(Issue::error("uri", format!("`{text}` matches no file"))));
+                return Err(Box::new(Issue::error("uri", format!("`{text}` matches no file")).absent()));
             };
             if let Some(video) = files.iter().find(|f| !is_still(f)) {
                 return Err(Box::new(
@@ -158,7 +158,7 @@ impl Address {
             return Ok(Self::Pictures { files });
         }
         let tried = context.candidates(path);
-        let mut issue = Issue::error("uri", format!("{text} does not exist"));
+        let mut issue = Issue::error("uri", format!("{text} does not exist")).absent();
         if tried.len() > 1 || !path.is_absolute() {
             let tried: Vec<_> = tried.iter().map(|p| p.display().to_string()).collect();
             issue = issue.help(format!("looked for {}", tried.join(", ")));

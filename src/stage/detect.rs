@@ -148,7 +148,8 @@ pub(super) fn check_model(model: &std::path::Path, context: &BuildContext, issue
     match find_model(model, context) {
         Ok(named) => Some(named),
         Err(e) => {
-            issues.push(Issue::error("model", e.to_string()));
+            let issue = Issue::error("model", e.to_string());
+            issues.push(if matches!(e, InferError::Model { .. }) { issue.absent() } else { issue });
             None
         }
     }

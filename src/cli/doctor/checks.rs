@@ -1,6 +1,6 @@
 //! The things that are looked at.
 
-use super::{Finding, State};
+use super::{Finding, State, count};
 use framegate::infer::runtime;
 use framegate::source::plugins;
 use rustix::process::{Resource, getrlimit};
@@ -95,7 +95,8 @@ fn purpose(purpose: &Purpose) -> Finding {
 
 /// A plugin whose file is there and whose elements are not: the registry's cache remembers a failure that is over.
 fn blacklisted() -> Option<Finding> {
-    let pairs = [("avdec_h264", "libgstlibav.so"), ("rtspsrc", "libgstrtsp.so"), ("h264parse", "libgstvideoparsersbad.so")];
+    let pairs =
+        [("avdec_h264", "libgstlibav.so"), ("rtspsrc", "libgstrtsp.so"), ("h264parse", "libgstvideoparsersbad.so")];
     let (element, file) = pairs.into_iter().find(|(element, file)| !there(element) && plugin_file(file).is_some())?;
     let file = plugin_file(file)?;
     Some(Finding::bad(
@@ -127,7 +128,9 @@ fn inference() -> Finding {
             }
             Finding::good("ONNX Runtime", format!("{version}, {}; {}", providers.join(", "), path.display()))
         }
-        Err(error) => Finding::bad("ONNX Runtime", State::Missing, error.to_string().replace('\n', " "), "scripts/setup"),
+        Err(error) => {
+            Finding::bad("ONNX Runtime", State::Missing, error.to_string().replace('\n', " "), "scripts/setup")
+        }
     }
 }
 
@@ -136,7 +139,7 @@ fn nvidia() -> Finding {
         Ok(nvml) => {
             let driver = nvml.sys_driver_version().unwrap_or_else(|_| "of unknown version".into());
             let gpus = nvml.device_count().unwrap_or(0);
-            Finding::good("NVIDIA driver", format!("{driver}, {}", super::count(gpus as usize, "GPU")))
+            Finding::good("NVIDIA driver", format!("{driver}, {}", count(gpus as usize, "GPU")))
         }
         Err(_) if !std::path::Path::new("/proc/driver/nvidia").exists() => {
             Finding::good("NVIDIA driver", "none, and no need of it: there is no NVIDIA GPU in use here")
@@ -172,7 +175,7 @@ fn cameras() -> Finding {
         matches!(opened, Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied)
     });
     match closed {
-        None => Finding::good("camera devices", super::count(devices.len(), "device")),
+        None => Finding::good("camera devices", count(devices.len(), "device")),
         Some(path) => Finding::bad(
             "camera devices",
             State::Absent,
@@ -200,5 +203,10 @@ fn systemd() -> Finding {
     if std::path::Path::new("/run/systemd/system").is_dir() {
         return Finding::good("systemd", "runs");
     }
-    Finding::bad("systemd", State::Absent, "does not run here: nothing restarts framegate", "scripts/run starts it by hand")
+    Finding::bad(
+        "systemd",
+        State::Absent,
+        "does not run here: nothing restarts framegate",
+        "scripts/run starts it by hand",
+    )
 }
