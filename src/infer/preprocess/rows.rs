@@ -195,7 +195,7 @@ impl Rows<'_> {
             data[start..start + n * P].as_chunks::<P>().0
         };
         for (g, tap) in across.iter().enumerate() {
-            let mut lines = lines.each_mut().map(|l| &mut l[g * self.pitch..][..n]);
+            let lines = lines.each_mut().map(|l| &mut l[g * self.pitch..][..n]);
             let (a, b) = (pixels(tap.first), pixels(tap.second));
             for i in 0..n.min(a.len()).min(b.len()) {
                 let (p, q) = (load(&a[i]), load(&b[i]));
