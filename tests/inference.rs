@@ -1,5 +1,7 @@
 //! Batches through small models: places, sizes, element types, slots, and what goes wrong.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the message")]
+
 #[path = "common/onnx.rs"]
 mod onnx;
 #[path = "common/stage.rs"]

@@ -347,7 +347,8 @@ mod tests {
     #[test]
     fn families_are_told_by_their_shapes() {
         let square = [1, 3, 640, 640];
-        let cases: &[(&[i64], &[(&str, &[i64])], Option<&str>)] = &[
+        type Case<'a> = (&'a [i64], &'a [(&'a str, &'a [i64])], Option<&'a str>);
+        let cases: &[Case<'_>] = &[
             (&square, &[("output", &[1, 8400, 85])], Some("yolox")),
             (&square, &[("output", &[1, 25200, 85])], Some("yolov5")),
             (&square, &[("output0", &[1, 84, 8400])], Some("yolov8")),

@@ -11,7 +11,7 @@ use crate::infer::picture::{PictureBatch, PictureModel, Resources, open_named};
 use crate::infer::preprocess::Region;
 use crate::infer::session::Slot;
 use crate::issue::Issue;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Which crops a stage takes.
@@ -131,7 +131,7 @@ impl Crops for CropModel {
 
 /// What is wrong with a stage on crops that can be said without starting anything heavy.
 pub fn check(
-    model: &PathBuf,
+    model: &Path,
     resources: &Resources,
     which: &Which,
     context: &BuildContext,

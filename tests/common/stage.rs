@@ -1,4 +1,5 @@
 //! Drives a device stage without the engine.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the message")]
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 use framegate::frame::{

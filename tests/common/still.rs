@@ -1,4 +1,5 @@
 //! Still pictures for tests.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the message")]
 
 use super::stage::JPEG;
 use framegate::frame::{OwnedPlanes, Picture, PixelFormat};
@@ -8,7 +9,7 @@ use std::path::Path;
 
 /// Decodes a picture with its full chroma.
 pub fn still(path: &Path) -> Picture {
-    let mat = imread(&path.display().to_string(), IMREAD_COLOR).unwrap();
+    let mat = imread(path.to_str().unwrap(), IMREAD_COLOR).unwrap();
     let (width, height) = (mat.cols() as u32, mat.rows() as u32);
     assert!(width > 0 && height > 0, "{} is no picture", path.display());
     Picture {

@@ -65,7 +65,7 @@ impl Gfl {
                 columns.push(*c);
             }
         }
-        let distances = |c: usize| c % 4 == 0 && c / 4 >= 2 && c / 4 <= MAX_STEPS;
+        let distances = |c: usize| c.is_multiple_of(4) && (2..=MAX_STEPS).contains(&(c / 4));
         let (classes, sides) = match columns[..] {
             [a, b] if distances(b) => (a, b),
             [a, b] if distances(a) => (b, a),
