@@ -309,6 +309,7 @@ fn wrong_flags_are_shown_as_flags() {
         ("source.cam9.uri", "test://pitch", 8, "no `cam9` in `source`", "`cam0`"),
         ("pipeline..fps", "1", 10, "empty name", ""),
         ("pipeline.name.x", "1", 10, "`pipeline.name` is no table", ""),
+        ("rung.lean.track.high", "1", 1, "no `rung`", ""),
         ("pipeline.name", "p${NOPE}", 15, "`NOPE` is not set", ""),
     ] {
         let found = findings(VALID, &[(key, value)]);

@@ -165,11 +165,12 @@ pub(super) fn set<'i>(table: &mut DeTable<'i>, flag: &'i str, start: usize, find
         let name = *step.get_ref();
         if !known.contains(&name) {
             // Tables that hold settings may be left out of the file; a source, stage or sink must be there.
-            let may_begin = if depth == 0 { TABLES.contains(&name) } else { depth >= 2 || is_settings(&done) };
+            let may_begin =
+                if depth == 0 { name != "rung" && TABLES.contains(&name) } else { depth >= 2 || is_settings(&done) };
             if !may_begin {
                 let candidates: Vec<&str> = if depth == 0 { TABLES.to_vec() } else { known };
-                let there = if done.is_empty() { "in a pipeline file".to_owned() } else { format!("in `{done}`") };
-                let help = suggest(name, &candidates, "there is");
+                let there = if done.is_empty() { "in the file".to_owned() } else { format!("in `{done}`") };
+                let help = if name == "rung" { None } else { suggest(name, &candidates, "there is") };
                 findings
                     .error(Place::new(step.span(), path), format!("--set {path}: no `{name}` {there}"))
                     .help_if(help);
