@@ -164,25 +164,84 @@ impl Camera for Http {
         if let Some(password) = &self.config.password {
             source.set_property("user-pw", &password.0);
         }
-        let parse = decode::make("parsebin").map_err(Trouble::Lasting)?;
-        pipeline.add_many([&source, &parse]).and_then(|()| source.link(&parse)).map_err(lasting)?;
-        let (arriving, clocked) = (receiver.clone(), pipeline.downgrade());
-        parse.connect_pad_added(move |_, pad| {
-            let (receiver, clocked) = (arriving.clone(), clocked.clone());
-            pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-                let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
-                let (now, pts) = (clock::now(), buffer.pts().map(|p| p.nseconds()));
-                // The source stamps what it reads, and the demuxer gives a part the stamp of its first byte.
-                let base = clocked.upgrade().and_then(|p| p.base_time()).map(|b| b.nseconds());
-                let first =
-                    base.zip(pts).map(|(b, p)| b + p).filter(|t| (now.saturating_sub(clock::SECOND)..=now).contains(t));
-                receiver.unit(pts, first.unwrap_or(now), None);
-                gst::PadProbeReturn::Ok
-            });
+        let find = decode::make("typefind").map_err(Trouble::Lasting)?;
+        pipeline.add_many([&source, &find]).and_then(|()| source.link(&find)).map_err(lasting)?;
+        let (bin, receiver, decoding) = (pipeline.downgrade(), receiver.clone(), decoding.clone());
+        find.connect("have-type", false, move |args| {
+            let (find, bin) = (args.first()?.get::<gst::Element>().ok()?, bin.upgrade()?);
+            let caps = args.get(2)?.get::<gst::Caps>().ok()?;
+            let multipart = caps.structure(0).is_some_and(|s| s.name().starts_with("multipart/"));
+            if let Err(why) = plug(&bin, &find, multipart, &decoding, &receiver) {
+                receiver.give_up(why);
+            }
+            None
         });
-        file::expose(&pipeline, &parse, decoding.clone(), receiver, false);
         Ok(pipeline)
     }
+}
+
+/// Builds demuxer, parser and decoder for what comes over HTTP.
+fn plug(
+    bin: &gst::Pipeline,
+    find: &gst::Element,
+    multipart: bool,
+    decoding: &Decoding,
+    receiver: &Arc<Receiver>,
+) -> Result<(), String> {
+    let demux = decode::make(if multipart { "multipartdemux" } else { "parsebin" })?;
+    bin.add(&demux).map_err(|e| e.to_string())?;
+    if multipart {
+        let (bin, receiver, decoding) = (bin.downgrade(), receiver.clone(), decoding.clone());
+        let done = AtomicBool::new(false);
+        demux.connect_pad_added(move |_, pad| {
+            let Some(bin) = bin.upgrade().filter(|_| !done.swap(true, Relaxed)) else { return };
+            stamp_first_byte(&bin, pad, &receiver);
+            // Parts come without a size and without a rate, which decoders want to know.
+            let parsed = decode::make("jpegparse").and_then(|parse| {
+                bin.add(&parse).map_err(|e| e.to_string())?;
+                let (sink, src) =
+                    parse.static_pad("sink").zip(parse.static_pad("src")).ok_or("jpegparse has no pads")?;
+                attach_when_known(&bin, &src, &decoding, &receiver);
+                parse.sync_state_with_parent().map_err(|e| e.to_string())?;
+                pad.link(&sink).map(|_| ()).map_err(|e| format!("the stream cannot be linked: {e}"))
+            });
+            if let Err(why) = parsed {
+                receiver.give_up(why);
+            }
+        });
+    } else {
+        let (clocked, arriving) = (bin.downgrade(), receiver.clone());
+        let stamped = AtomicBool::new(false);
+        demux.connect_pad_added(move |_, pad| {
+            let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+            let name = caps.structure(0).map_or("", |s| s.name().as_str());
+            // The stream that is decoded: the first with pictures.
+            if !(name.starts_with("video/") || name.starts_with("image/")) || stamped.swap(true, Relaxed) {
+                return;
+            }
+            if let Some(bin) = clocked.upgrade() {
+                stamp_first_byte(&bin, pad, &arriving);
+            }
+        });
+        file::expose(bin, &demux, decoding.clone(), receiver, false);
+    }
+    demux.sync_state_with_parent().map_err(|e| e.to_string())?;
+    find.link(&demux).map_err(|e| e.to_string())
+}
+
+/// Announces what passes a pad as units whose first byte arrived when the source says: it stamps what it reads, and a
+/// demuxer gives a part the stamp of its first byte.
+fn stamp_first_byte(pipeline: &gst::Pipeline, pad: &gst::Pad, receiver: &Arc<Receiver>) {
+    let (clocked, receiver) = (pipeline.downgrade(), receiver.clone());
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
+        let (now, pts) = (clock::now(), buffer.pts().map(|p| p.nseconds()));
+        let base = clocked.upgrade().and_then(|p| p.base_time()).map(|b| b.nseconds());
+        let recent = now.saturating_sub(clock::SECOND)..=now;
+        let first = base.zip(pts).map(|(b, p)| b + p).filter(|t| recent.contains(t));
+        receiver.unit(pts, first.unwrap_or(now), None);
+        gst::PadProbeReturn::Ok
+    });
 }
 
 /// Any other GStreamer source.

@@ -8,9 +8,10 @@ use gstreamer as gst;
 /// What GStreamer says of it, and what helps where an element is missing.
 pub fn parse(description: &str) -> Result<gst::Bin, String> {
     super::plugins::init()?;
-    // The identity gives a description that ends in caps an element to end in.
-    let text = format!("{description} ! identity silent=true");
-    gst::parse::bin_from_description(&text, true).map_err(|e| {
+    let parsed = gst::parse::bin_from_description(description, true);
+    // A description that ends in caps needs an element to end in.
+    let parsed = parsed.or_else(|_| gst::parse::bin_from_description(&format!("{description} ! identity"), true));
+    parsed.map_err(|e| {
         let text = e.message().to_owned();
         match e.kind::<gst::ParseError>() {
             // GStreamer says: no element "NAME".

@@ -15,6 +15,8 @@ pub enum Codec {
     H264,
     /// RFC 7798.
     H265,
+    /// RFC 2435.
+    Jpeg,
     /// Anything else.
     Other,
 }
@@ -25,6 +27,7 @@ impl Codec {
         match name.to_ascii_uppercase().as_str() {
             "H264" => Self::H264,
             "H265" | "HEVC" => Self::H265,
+            "JPEG" => Self::Jpeg,
             _ => Self::Other,
         }
     }
@@ -32,7 +35,7 @@ impl Codec {
     /// Whether a packet carries pixels, not only parameters.
     pub fn is_picture(self, payload: &[u8]) -> bool {
         match (self, payload) {
-            (Self::Other, _) => true,
+            (Self::Jpeg | Self::Other, _) => true,
             (_, []) => false,
             (Self::H264, p) => match p[0] & 0x1f {
                 1..=5 => true,
@@ -85,6 +88,8 @@ pub enum Mended {
 /// the decoder gets much more out of what came before the gap, and conceals the rest.
 ///
 /// So sequence numbers are made to follow each other, and the fragments behind a gap are dropped up to the next unit.
+/// Parameter sets between the slices of one picture, which GStreamer's payloader sends, are dropped too: the
+/// depayloader would take them for the start of another picture and cut this one in two.
 #[derive(Debug)]
 pub struct Mender {
     codec: Codec,
@@ -92,16 +97,18 @@ pub struct Mender {
     shift: u16,
     /// Fragments of the unit at hand are dropped.
     broken: bool,
+    /// RTP time of the last packet that carried pixels.
+    picture: Option<u32>,
 }
 
 impl Mender {
     /// For a stream of this codec.
     pub fn new(codec: Codec) -> Self {
-        Self { codec, expected: None, shift: 0, broken: false }
+        Self { codec, expected: None, shift: 0, broken: false, picture: None }
     }
 
     /// The next packet in order.
-    pub fn next(&mut self, seq: u16, payload: &[u8]) -> Mended {
+    pub fn next(&mut self, seq: u16, rtp: u32, marker: bool, payload: &[u8]) -> Mended {
         let gap = self.expected.is_some_and(|e| e != seq);
         let missing = seq.wrapping_sub(self.expected.unwrap_or(seq));
         self.expected = Some(seq.wrapping_add(1));
@@ -116,7 +123,12 @@ impl Mender {
             Some((true, _)) | None => false,
             Some((false, _)) => self.broken || gap,
         };
-        if self.broken {
+        let pixels = self.codec.is_picture(payload);
+        let between = !pixels && !marker && self.picture == Some(rtp);
+        if pixels {
+            self.picture = Some(rtp);
+        }
+        if self.broken || between {
             self.shift = self.shift.wrapping_add(1);
             return Mended::Drop;
         }
@@ -154,7 +166,7 @@ impl Report {
 }
 
 /// Watches what goes into a jitter buffer and what comes out of it.
-pub fn watch(buffer: &gst::Element, codec: Codec, mend: bool, receiver: &Arc<Receiver>) {
+pub fn watch(buffer: &gst::Element, codec: Codec, receiver: &Arc<Receiver>) {
     let Some((sink, src)) = buffer.static_pad("sink").zip(buffer.static_pad("src")) else { return };
     let both = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
 
@@ -187,11 +199,11 @@ pub fn watch(buffer: &gst::Element, codec: Codec, mend: bool, receiver: &Arc<Rec
     });
 
     let leaving = receiver.clone();
-    let mut mender = (mend && codec != Codec::Other).then(|| Mender::new(codec));
+    let mut mender = matches!(codec, Codec::H264 | Codec::H265).then(|| Mender::new(codec));
     let stamp = Mutex::new(move |buffer: &mut gst::Buffer| {
         let Ok(packet) = RTPBuffer::from_buffer_readable(buffer) else { return Mended::Pass(0) };
-        let (rtp, seq) = (packet.timestamp(), packet.seq());
-        let mended = mender.as_mut().map(|m| m.next(seq, packet.payload().unwrap_or(&[])));
+        let (rtp, seq, marker) = (packet.timestamp(), packet.seq(), packet.is_marker());
+        let mended = mender.as_mut().map(|m| m.next(seq, rtp, marker, packet.payload().unwrap_or(&[])));
         drop(packet);
         if let Some(pts) = buffer.pts() {
             let camera = report.lock().map(|r| r.at(rtp));
@@ -256,25 +268,36 @@ mod tests {
     #[test]
     fn a_gap_costs_only_the_fragments_behind_it() {
         let mut m = Mender::new(Codec::H264);
-        assert_eq!(m.next(10, &START), Mended::Pass(10));
-        assert_eq!(m.next(11, &MIDDLE), Mended::Pass(11));
+        assert_eq!(m.next(10, 0, false, &START), Mended::Pass(10));
+        assert_eq!(m.next(11, 0, false, &MIDDLE), Mended::Pass(11));
         // 12 is lost.
-        assert_eq!(m.next(13, &MIDDLE), Mended::Drop);
-        assert_eq!(m.next(14, &END), Mended::Drop);
-        assert_eq!(m.next(15, &START), Mended::Pass(12));
-        assert_eq!(m.next(16, &END), Mended::Pass(13));
+        assert_eq!(m.next(13, 0, false, &MIDDLE), Mended::Drop);
+        assert_eq!(m.next(14, 0, false, &END), Mended::Drop);
+        assert_eq!(m.next(15, 0, false, &START), Mended::Pass(12));
+        assert_eq!(m.next(16, 0, false, &END), Mended::Pass(13));
         // 17, a start, is lost.
-        assert_eq!(m.next(18, &END), Mended::Drop);
-        assert_eq!(m.next(19, &[0x65]), Mended::Pass(14));
+        assert_eq!(m.next(18, 0, false, &END), Mended::Drop);
+        assert_eq!(m.next(19, 0, false, &[0x65]), Mended::Pass(14));
     }
 
     #[test]
     fn numbers_wrap_and_restarts_are_followed() {
         let mut m = Mender::new(Codec::H264);
-        assert_eq!(m.next(65534, &[0x61]), Mended::Pass(65534));
-        assert_eq!(m.next(0, &[0x61]), Mended::Pass(65535));
-        assert_eq!(m.next(1, &[0x61]), Mended::Pass(0));
-        assert_eq!(m.next(30000, &[0x61]), Mended::Pass(30000));
+        assert_eq!(m.next(65534, 0, false, &[0x61]), Mended::Pass(65534));
+        assert_eq!(m.next(0, 0, false, &[0x61]), Mended::Pass(65535));
+        assert_eq!(m.next(1, 0, false, &[0x61]), Mended::Pass(0));
+        assert_eq!(m.next(30000, 0, false, &[0x61]), Mended::Pass(30000));
+    }
+
+    #[test]
+    fn parameters_between_the_slices_of_a_picture_are_dropped() {
+        let mut m = Mender::new(Codec::H264);
+        let (sps, slice) = (&[0x67][..], &[0x65][..]);
+        assert_eq!(m.next(1, 90, false, sps), Mended::Pass(1));
+        assert_eq!(m.next(2, 90, false, slice), Mended::Pass(2));
+        assert_eq!(m.next(3, 90, false, sps), Mended::Drop);
+        assert_eq!(m.next(4, 90, true, slice), Mended::Pass(3));
+        assert_eq!(m.next(5, 180, false, sps), Mended::Pass(4));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `rtsp://`: cameras over TCP and UDP.
 
 use super::decode::{self, Decoding};
+use super::front::attach_when_known;
 use super::live::{Camera, Trouble};
 use super::receiver::{Announced, Receiver};
 use super::rtp::{self, Codec};
@@ -66,7 +67,10 @@ impl Camera for Rtsp {
         // Half the patience for UDP leaves the other half for TCP.
         source.set_property("timeout", timeout / 2);
         source.set_property("udp-buffer-size", 4 << 20);
-        source.set_property_from_str("buffer-mode", "slave");
+        // Following the sender's clock keeps the waits for lost packets right over days, and bends times a little.
+        // Over TCP nothing is lost, and the camera's own spacing is the better one.
+        let tcp = self.config.transport.unwrap_or_default() == Transport::Tcp;
+        source.set_property_from_str("buffer-mode", if tcp { "none" } else { "slave" });
         if let Some(user) = &self.config.user {
             source.set_property("user-id", user);
         }
@@ -89,14 +93,14 @@ impl Camera for Rtsp {
             Some(take.to_value())
         });
 
-        let udp = self.config.transport.is_some_and(|t| t != Transport::Tcp);
+        let plugged_as = codec.clone();
         let watcher = receiver.clone();
         source.connect("new-manager", false, move |args| {
             let manager = args.get(1).and_then(|v| v.get::<gst::Element>().ok())?;
             let (watcher, codec) = (watcher.clone(), codec.clone());
             manager.connect("new-jitterbuffer", false, move |args| {
                 let buffer = args.get(1).and_then(|v| v.get::<gst::Element>().ok())?;
-                rtp::watch(&buffer, codec.lock().unwrap_or(Codec::Other), udp, &watcher);
+                rtp::watch(&buffer, codec.lock().unwrap_or(Codec::Other), &watcher);
                 None
             });
             None
@@ -108,18 +112,51 @@ impl Camera for Rtsp {
         let linked = AtomicBool::new(false);
         source.connect_pad_added(move |_, pad| {
             let Some(bin) = bin.upgrade().filter(|_| !linked.swap(true, Relaxed)) else { return };
-            let plugged = decode::make("parsebin").and_then(|parse| {
-                bin.add(&parse).map_err(|e| e.to_string())?;
-                file::expose(&bin, &parse, decoding.clone(), &receiver, false);
-                parse.sync_state_with_parent().map_err(|e| e.to_string())?;
-                let sink = parse.static_pad("sink").ok_or("parsebin has no sink pad")?;
-                pad.link(&sink).map_err(|e| format!("the stream cannot be linked: {e}"))?;
-                Ok(())
-            });
+            let codec = plugged_as.lock().unwrap_or(Codec::Other);
+            let plugged = plug(&bin, pad, codec, &decoding, &receiver);
             if let Err(why) = plugged {
                 receiver.give_up(why);
             }
         });
         Ok(pipeline)
     }
+}
+
+/// Builds depayloader, parser and decoder behind a pad of `rtspsrc`.
+fn plug(
+    bin: &gst::Pipeline,
+    pad: &gst::Pad,
+    codec: Codec,
+    decoding: &Decoding,
+    receiver: &Arc<Receiver>,
+) -> Result<(), String> {
+    // Whole access units from the depayloader on: a parser that has to find their ends itself waits for the next one
+    // to begin, a frame later.
+    let names: &[&str] = match codec {
+        Codec::H264 => &["rtph264depay", "capsfilter", "h264parse"],
+        Codec::H265 => &["rtph265depay", "capsfilter", "h265parse"],
+        Codec::Jpeg => &["rtpjpegdepay"],
+        Codec::Other => &["parsebin"],
+    };
+    let chain = names.iter().map(|n| decode::make(n)).collect::<Result<Vec<_>, _>>()?;
+    let units = match codec {
+        Codec::H264 => Some("video/x-h264,stream-format=byte-stream,alignment=au"),
+        Codec::H265 => Some("video/x-h265,stream-format=byte-stream,alignment=au"),
+        _ => None,
+    };
+    if let (Some(units), Some(filter)) = (units, chain.get(1)) {
+        filter.set_property("caps", units.parse::<gst::Caps>().map_err(|e| e.to_string())?);
+    }
+    bin.add_many(&chain).and_then(|()| gst::Element::link_many(&chain)).map_err(|e| e.to_string())?;
+    let (Some(first), Some(last)) = (chain.first(), chain.last()) else { return Ok(()) };
+    match last.static_pad("src") {
+        Some(out) => attach_when_known(bin, &out, decoding, receiver),
+        None => file::expose(bin, last, decoding.clone(), receiver, false),
+    }
+    for element in chain.iter().rev() {
+        element.sync_state_with_parent().map_err(|e| e.to_string())?;
+    }
+    let sink = first.static_pad("sink").ok_or("a depayloader without a sink pad")?;
+    pad.link(&sink).map_err(|e| format!("the stream cannot be linked: {e}"))?;
+    Ok(())
 }
