@@ -16,7 +16,8 @@ use crate::stage::BuildContext;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::sync::Arc;
-use toml::de::ValueDeserializer;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 /// Why a sink cannot be opened or did not take a record.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +94,7 @@ where
 /// An unknown kind, or what is wrong with the text.
 pub fn from_toml(name: &str, text: &str) -> Result<Box<dyn SinkConfig>, SinkError> {
     let kind = KINDS.iter().find(|k| k.name == name).ok_or_else(|| SinkError(format!("no sink kind `{name}`")))?;
-    let table = ValueDeserializer::parse(text).map_err(|e| SinkError(e.to_string()))?;
-    (kind.parse)(table).map_err(|e| SinkError(e.to_string()))
+    let table = DeTable::parse(text).map_err(|e| SinkError(e.to_string()))?;
+    let table = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
+    (kind.parse)(ValueDeserializer::from(table)).map_err(|e| SinkError(e.to_string()))
 }
