@@ -118,12 +118,17 @@ def conv(cin: int, cout: int, kernel: int = 3, stride: int = 1) -> nn.Sequential
 
 
 class Residual(nn.Module):
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, inner: int):
         super().__init__()
-        self.body = nn.Sequential(conv(channels, channels), conv(channels, channels))
+        self.body = nn.Sequential(conv(channels, inner), conv(inner, channels))
 
     def forward(self, x):
         return x + self.body(x)
+
+
+def separable(channels: int) -> nn.Sequential:
+    across = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+    return nn.Sequential(across, nn.BatchNorm2d(channels), nn.ReLU(True), conv(channels, channels, 1))
 
 
 class Pitch(nn.Module):
@@ -134,12 +139,13 @@ class Pitch(nn.Module):
 
     def __init__(self, classes: int = len(NAMES)):
         super().__init__()
-        self.stem = nn.Sequential(conv(3, 12, 3, 2), conv(12, 24, 3, 2), conv(24, 24))
-        self.fine = nn.Sequential(conv(24, 48, 3, 2), Residual(48))
-        self.coarse = nn.Sequential(conv(48, 64, 3, 2), Residual(64))
+        # Multiples of 16 channels: others cost as much, since vectors are that wide.
+        self.stem = nn.Sequential(conv(3, 16, 3, 2), conv(16, 32, 3, 2), conv(32, 32))
+        self.fine = nn.Sequential(conv(32, 48, 3, 2), Residual(48, 32))
+        self.coarse = nn.Sequential(conv(48, 64, 3, 2), Residual(64, 32))
         self.down = conv(64, 48, 1)
         self.merge = conv(96, 48, 1)
-        self.head = nn.Sequential(conv(48, 48), conv(48, 48))
+        self.head = nn.Sequential(conv(48, 48), separable(48))
         self.out = nn.Conv2d(48, 4 + classes, 1)
         nn.init.constant_(self.out.bias, 0.0)
         nn.init.constant_(self.out.bias[4:], -4.6)
@@ -274,7 +280,7 @@ def train(scenes: Scenes, choice: Scenes, minutes: float, batch: int, work: Path
         seen = 0.98 * seen + 0.02 * loss.item() if step > 1 else loss.item()
         if step % 100 == 0:
             print(f"{share:5.0%} step {step} loss {seen:.3f}", flush=True)
-        if step % 1000 == 0:
+        if step % 500 == 0:
             torch.save(average.state_dict(), work / "weights.pt")
             print("  AP@0.5", score(average, choice, 60), flush=True)
     return average

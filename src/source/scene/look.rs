@@ -252,7 +252,7 @@ impl Look {
             oversample: 2,
         };
         random.kits = live_kits(rng);
-        random.squad = Squad { outfield: 6, keepers: true, referees: 1 };
+        random.squad = Squad { outfield: 6, keepers: true, referees: 1, haste: 1.7 };
         random.pace = 1.0;
         random.figure = 1.32;
         random.ball = 0.42;
@@ -327,7 +327,7 @@ impl Look {
             },
             ground,
             kits: [home, away, keeper, keeper2, referee],
-            squad: Squad { outfield: rng.int(3, 10), keepers: rng.chance(0.8), referees: rng.int(1, 3) },
+            squad: Squad { outfield: rng.int(3, 10), keepers: rng.chance(0.8), referees: rng.int(1, 3), haste: 1.0 },
             pace: rng.range(0.6, 1.5),
             figure,
             ball,

@@ -76,6 +76,8 @@ pub(super) struct Squad {
     pub(super) outfield: u32,
     pub(super) keepers: bool,
     pub(super) referees: u32,
+    /// How often they change direction; 1 is a quiet game.
+    pub(super) haste: f32,
 }
 
 impl Play {
@@ -89,7 +91,7 @@ impl Play {
                 .map(|i| Wave {
                     reach: [rng.range(0.5, 1.0) * reach, rng.range(0.4, 0.9) * reach]
                         .map(|r| r / (1.0 + i as f32 * 0.7)),
-                    turns: rng.int(14 + 16 * i, 30 + 22 * i) as f32,
+                    turns: (rng.int(14 + 16 * i, 30 + 22 * i) as f32 * squad.haste).round(),
                     phase: [rng.range(0.0, TAU), rng.range(0.0, TAU)],
                 })
                 .collect(),
@@ -243,7 +245,7 @@ mod tests {
     use super::*;
 
     fn game() -> Play {
-        Play::new([18.0, 12.0], Squad { outfield: 6, keepers: true, referees: 1 }, 1.0, &mut Rng::new(7))
+        Play::new([18.0, 12.0], Squad { outfield: 6, keepers: true, referees: 1, haste: 1.7 }, 1.0, &mut Rng::new(7))
     }
 
     #[test]
