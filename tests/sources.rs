@@ -191,7 +191,7 @@ fn a_server_killed_and_restarted_ten_times_is_found_again_within_two_seconds() {
             levels.push(level());
             server.resume();
         }
-        running.next(Duration::from_secs(2)).expect("up again");
+        assert_eq!(running.take(20, Duration::from_secs(2)).len(), 20, "up again");
         let (_, counts) = running.stop();
         assert_eq!(counts.reconnects, 11, "{transport:?}");
         assert_eq!(counts.captured, counts.ended(), "{transport:?}");

@@ -73,8 +73,9 @@ pub struct SourceConfig {
     #[serde(default, with = "span")]
     #[schemars(with = "Option<String>")]
     pub latency: Option<Duration>,
-    /// Let the jitter buffer throw away packets that make it span more than `latency`. Default true where `latency`
-    /// is `50ms` or more: with less, one burst of the network would cost pictures. RTSP only.
+    /// Let the jitter buffer throw away packets that make it span more than `latency`. Default false: a burst of the
+    /// network, or the start of the stream, would cost pictures, and a decoder that falls a second behind skips to the
+    /// next keyframe anyway. RTSP only.
     #[serde(default)]
     pub drop_on_latency: Option<bool>,
     /// The GStreamer element that decodes, or `auto`: a hardware decoder where its plugin is there, else the best in

@@ -59,10 +59,7 @@ impl Camera for Rtsp {
             },
         );
         source.set_property("latency", latency.as_millis() as u32);
-        source.set_property(
-            "drop-on-latency",
-            self.config.drop_on_latency.unwrap_or(latency >= Duration::from_millis(50)),
-        );
+        source.set_property("drop-on-latency", self.config.drop_on_latency.unwrap_or(false));
         source.set_property("tcp-timeout", timeout);
         // Half the patience for UDP leaves the other half for TCP.
         source.set_property("timeout", timeout / 2);

@@ -168,8 +168,13 @@ fn factory(options: &Options, shared: &Arc<Shared>) -> rtsp_server::RTSPMediaFac
     let (options, shared) = (options.clone(), shared.clone());
     factory.connect_media_configure(move |_, media| {
         // The source is paced already; sinks that wait for the clock too would send later than the log says.
-        media.set_rate_control(false);
         let bin = media.element().downcast::<gst::Bin>().expect("a launch line makes a bin");
+        let pipeline = bin.parent().and_downcast::<gst::Bin>().expect("the media's pipeline");
+        pipeline.connect_deep_element_added(|_, _, element| {
+            if element.has_property("sync") {
+                element.set_property("sync", false);
+            }
+        });
         let waiting = Arc::new(Mutex::new(std::collections::VecDeque::new()));
         number(&bin, &options, &shared, waiting.clone());
         observe(&bin, &options, &shared, waiting);
