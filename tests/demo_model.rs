@@ -1,5 +1,6 @@
 //! Recomputes the figure on the demonstration model's card: mean average precision at an overlap of 0.5 on drawn
 //! scenes that were neither trained on nor used to choose weights, through framegate's own `detect` stage.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the message")]
 
 use framegate::frame::{
     Arrival, Colorimetry, Detection, Frame, Matrix, Orientation, OwnedPlanes, Payload, Picture, PixelFormat, Range,

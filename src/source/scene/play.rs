@@ -225,7 +225,7 @@ impl Play {
         // Kicked hard, rolls out.
         let s = 1.0 - (1.0 - s) * (1.0 - s);
         let gap = distance(a, b);
-        let loft = if spell % 3 == 0 && gap > 6.0 { 0.18 * gap } else { 0.0 };
+        let loft = if spell.is_multiple_of(3) && gap > 6.0 { 0.18 * gap } else { 0.0 };
         Some([a[0] + (b[0] - a[0]) * s, a[1] + (b[1] - a[1]) * s, 4.0 * loft * s * (1.0 - s)])
     }
 }
