@@ -8,7 +8,7 @@ use framegate::frame::{Detection, Frame, Record};
 use framegate::sink::{Sink, SinkConfig, SinkError};
 use framegate::source::SourceConfig;
 use framegate::stage::{Batch, BatchStage, Budget, BuildContext, Built, Execute, Stage, StageConfig, StageError};
-use framegate::telemetry::{Health, StreamStatus, Telemetry};
+use framegate::telemetry::{Health, StreamReport, Telemetry};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -228,19 +228,19 @@ impl Running {
     }
 }
 
-fn counts(telemetry: &Telemetry, stream: &str) -> StreamStatus {
-    telemetry.streams().into_iter().find(|s| s.id == stream).expect("stream")
+fn counts(telemetry: &Telemetry, stream: &str) -> StreamReport {
+    telemetry.report().streams.get(stream).cloned().expect("stream")
 }
 
-fn failed(status: &StreamStatus, reason: &str) -> u64 {
+fn failed(status: &StreamReport, reason: &str) -> u64 {
     status.fail_reasons.get(reason).copied().unwrap_or(0)
 }
 
-fn shed(status: &StreamStatus, reason: &str) -> u64 {
+fn shed(status: &StreamReport, reason: &str) -> u64 {
     status.shed_reasons.get(reason).copied().unwrap_or(0)
 }
 
-fn delivered(status: &StreamStatus) -> u64 {
+fn delivered(status: &StreamReport) -> u64 {
     status.frames.on_time + status.frames.late
 }
 

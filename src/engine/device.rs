@@ -269,7 +269,7 @@ impl Dispatcher {
                 continue;
             }
             let waiting = Waiting { captured: frame.ticket.captured, deadline: frame.ticket.deadline() };
-            if let Some(out) = self.planner.arrive(frame.stream().index, waiting, frame) {
+            if let Some(out) = self.planner.arrive(frame.stream().index, clock::now(), waiting, frame) {
                 out.ticket.mark(Outcome::Evicted);
             }
         }

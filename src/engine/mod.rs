@@ -129,7 +129,7 @@ impl Engine {
         let meter: Arc<StreamMeter> = self.telemetry.stream(&stream);
         let (rings, held) = self.graph.open(&stream, fast, &meter);
         let intake = Arc::new(Intake::new(stream.clone(), rings, held));
-        match streams::Running::start(&self.pipeline, entry, intake) {
+        match streams::Running::start(&self.pipeline, entry, intake, meter) {
             Ok(running) => self.sources.push(running),
             Err(reason) => {
                 stream.set_signal(Signal::Broken(reason.clone()));
@@ -201,8 +201,7 @@ impl Engine {
             let entry: &SourceEntry = &self.pipeline.sources[i];
             match before.remove(&entry.id) {
                 Some(running) if running.settings == streams::settings(entry) => {
-                    let meter = self.telemetry.stream(&running.stream);
-                    let (rings, _) = self.graph.open(&running.stream, running.fast, &meter);
+                    let (rings, _) = self.graph.open(&running.stream, running.fast, &running.meter);
                     running.intake.redirect(rings);
                     self.sources.push(running);
                 }

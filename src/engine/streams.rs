@@ -3,6 +3,7 @@
 use crate::config::{Pipeline, SourceEntry};
 use crate::frame::{Signal, Stream};
 use crate::source::{self, Intake, Pace, SourceConfig};
+use crate::telemetry::StreamMeter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,6 +20,8 @@ pub struct Running {
     pub stream: Arc<Stream>,
     /// Its way into the graph.
     pub intake: Arc<Intake>,
+    /// Its measurements: a stream is listed as long as its source belongs to the pipeline.
+    pub meter: Arc<StreamMeter>,
     /// What it was started with: a reload keeps a source that has not changed.
     pub settings: String,
     /// Reads as fast as frames are taken.
@@ -45,7 +48,12 @@ impl Running {
     ///
     /// # Errors
     /// The source cannot be used, or the system gives no more threads.
-    pub fn start(pipeline: &Pipeline, entry: &SourceEntry, intake: Arc<Intake>) -> Result<Self, String> {
+    pub fn start(
+        pipeline: &Pipeline,
+        entry: &SourceEntry,
+        intake: Arc<Intake>,
+        meter: Arc<StreamMeter>,
+    ) -> Result<Self, String> {
         let context = context(pipeline, entry);
         // Built once here, so that what can never work is said before anything runs.
         let first = source::build(&entry.id, &entry.config, &context).map_err(|e| e.to_string())?;
@@ -59,6 +67,7 @@ impl Running {
             stream: intake.stream().clone(),
             fast: is_fast(pipeline, entry),
             intake,
+            meter,
             settings: settings(entry),
             thread,
         })

@@ -88,6 +88,20 @@ struct LaneState<T> {
     ended: bool,
     /// Not even alone on an idle device could a frame be on time.
     infeasible: bool,
+    /// When its last frame arrived, and the usual time between two.
+    arrived: Nanos,
+    period: Nanos,
+}
+
+impl<T> LaneState<T> {
+    fn arrives(&mut self, now: Nanos) {
+        let gap = now.saturating_sub(self.arrived);
+        // A pause is no period: it says nothing about when the next frame comes.
+        if self.arrived != 0 && gap < SECOND {
+            self.period = if self.period == 0 { gap } else { (7 * self.period + gap) / 8 };
+        }
+        self.arrived = now;
+    }
 }
 
 /// Decides for one device stage. Generic over what a frame is, so that simulations and tests need no pixels.
@@ -112,6 +126,8 @@ const OVERLOAD: f64 = 0.05;
 const MISS_GAIN: f64 = 0.02;
 /// After so long without a batch, while frames are shed, a probe is due.
 const PROBE_EVERY: Nanos = SECOND / 2;
+/// The device waits no longer than this for a stream that has been served less.
+const HOLD: Nanos = 2 * MILLI;
 /// The learnt margin never exceeds this.
 const MARGIN_MAX: f64 = 8.0 * MILLI as f64;
 
@@ -180,6 +196,8 @@ impl<T> Planner<T> {
             taken: 0,
             ended: false,
             infeasible: false,
+            arrived: 0,
+            period: 0,
         });
     }
 
@@ -198,11 +216,12 @@ impl<T> Planner<T> {
             .is_some_and(|l| l.queue.len() < self.limits.per_stream)
     }
 
-    /// A frame of an open stream arrived. Gives back what does not fit: the stream's oldest frame if its queue was full,
+    /// A frame of an open stream arrived at `now`. Gives back what does not fit: the stream's oldest frame if its queue was full,
     /// the frame itself if the stream is not open.
-    pub fn arrive(&mut self, stream: u32, waiting: Waiting, item: T) -> Option<T> {
+    pub fn arrive(&mut self, stream: u32, now: Nanos, waiting: Waiting, item: T) -> Option<T> {
         let per_stream = self.limits.per_stream;
         let Some(lane) = self.lanes.iter_mut().find(|l| l.lane.stream == stream && !l.ended) else { return Some(item) };
+        lane.arrives(now);
         lane.queue.push_back((waiting, item));
         if lane.queue.len() > per_stream { lane.queue.pop_front().map(|(_, item)| item) } else { None }
     }
@@ -260,6 +279,9 @@ impl<T> Planner<T> {
         if now + lead < free_at {
             return Next::WaitUntil(free_at - lead);
         }
+        if let Some(until) = self.holds_back(now, start) {
+            return Next::WaitUntil(until);
+        }
         self.choose(start, plan);
         if plan.run.is_empty() {
             self.choose_by_count(plan);
@@ -302,6 +324,31 @@ impl<T> Planner<T> {
         for _ in before..plan.shed.len() {
             self.miss(true);
         }
+    }
+
+    /// Under overload, whether the device had better wait a moment for a stream that has been served far less than the
+    /// one whose turn it would be, and whose next frame is due. Streams that run in step would else be decided by who
+    /// happens to come first each time, and always the same.
+    fn holds_back(&self, now: Nanos, start: Nanos) -> Option<Nanos> {
+        if !self.is_overloaded() {
+            return None;
+        }
+        let lane = &self.lanes[self.best_lane(true)?];
+        let spare = lane
+            .queue
+            .back()
+            .and_then(|(w, _)| w.deadline)?
+            .checked_sub(start + self.cost.path(1, 1) + self.margin as Nanos)?;
+        let latest = now + spare.min(HOLD);
+        self.lanes
+            .iter()
+            .filter(|l| l.queue.is_empty() && l.period > 0 && !l.infeasible && l.served < 0.7 * lane.served - 1.0)
+            .map(|l| (l.arrived + l.period, l.arrived + l.period + l.period / 16))
+            // Due within the hold, or overdue by less than its usual jitter.
+            .filter(|&(due, given_up)| due <= latest && now < given_up)
+            .map(|(_, given_up)| given_up.min(latest))
+            .max()
+            .filter(|&until| until > now)
     }
 
     /// The lane whose frame goes next, leaving out what the choice under way has taken already.
@@ -414,8 +461,8 @@ mod tests {
     fn a_frame_that_cannot_make_it_is_shed_before_any_work() {
         let mut p = planner(0, 10, &[1]);
         let mut plan = Plan::default();
-        p.arrive(0, at(0), 1);
-        p.arrive(1, at(20), 2);
+        p.arrive(0, 0, at(0), 1);
+        p.arrive(1, 0, at(20), 2);
         assert_eq!(p.plan(25 * MILLI, 0, &mut plan), Next::Run);
         assert_eq!(plan.shed, [(1, ShedReason::Deadline)]);
         assert_eq!(plan.run, [2]);
@@ -424,8 +471,8 @@ mod tests {
     #[test]
     fn the_earliest_deadline_goes_first() {
         let mut p = planner(0, 5, &[1]);
-        p.arrive(0, at(4), 1);
-        p.arrive(1, at(2), 2);
+        p.arrive(0, 0, at(4), 1);
+        p.arrive(1, 0, at(2), 2);
         let mut plan = Plan::default();
         assert_eq!(p.plan(5 * MILLI, 0, &mut plan), Next::Run);
         assert_eq!(plan.run, [2]);
@@ -435,7 +482,7 @@ mod tests {
     fn batches_form_only_where_they_pay_and_fit() {
         let mut p = planner(4, 1, &[1, 2, 4]);
         for s in 0..4 {
-            p.arrive(s, at(0), s);
+            p.arrive(s, 0, at(0), s);
         }
         let mut plan = Plan::default();
         assert_eq!(p.plan(MILLI, 0, &mut plan), Next::Run);
@@ -443,7 +490,7 @@ mod tests {
 
         let mut p = planner(0, 5, &[1, 2, 4]);
         for s in 0..4 {
-            p.arrive(s, at(0), s);
+            p.arrive(s, 0, at(0), s);
         }
         let mut plan = Plan::default();
         p.plan(MILLI, 0, &mut plan);
@@ -453,7 +500,7 @@ mod tests {
     #[test]
     fn the_next_batch_is_chosen_as_late_as_its_preprocess_allows() {
         let mut p = planner(0, 5, &[1]);
-        p.arrive(0, at(0), 1);
+        p.arrive(0, 0, at(0), 1);
         let mut plan = Plan::default();
         let Next::WaitUntil(t) = p.plan(MILLI, 10 * MILLI, &mut plan) else { panic!("must wait") };
         assert!(t > 9 * MILLI && t < 10 * MILLI);
@@ -466,7 +513,7 @@ mod tests {
         p.judge();
         assert_eq!(p.excess(33 * MILLI), Some(17 * MILLI));
         let mut plan = Plan::default();
-        p.arrive(0, at(1000), 1);
+        p.arrive(0, 0, at(1000), 1);
         assert_eq!(p.plan(1001 * MILLI, 0, &mut plan), Next::Probe);
         assert_eq!(plan.shed, [(1, ShedReason::Infeasible)]);
         for _ in 0..40 {
@@ -474,21 +521,26 @@ mod tests {
         }
         p.judge_again();
         plan.shed.clear();
-        p.arrive(0, at(2000), 2);
+        p.arrive(0, 0, at(2000), 2);
         assert_eq!(p.plan(2001 * MILLI, 0, &mut plan), Next::Run);
     }
 
     #[test]
-    fn overload_serves_every_stream() {
-        // Four streams of 30 fps on a device that serves 60 a second.
+    fn overload_serves_every_stream_out_of_step_and_in_step() {
+        // Out of step the device serves every second frame; in step only one of four that come together can be on time.
+        overload([0, 8, 16, 24], 1150);
+        overload([0, 0, 1, 1], 560);
+    }
+
+    /// Four streams of 30 fps on a device that serves 60 a second, for 20 s.
+    fn overload(mut next: [u64; 4], least: u32) {
         let mut p = planner(0, 16, &[1]);
         let (mut now, mut served, mut shed) = (0, [0u32; 4], 0);
-        let mut next = [0u64, 8, 16, 24];
         let mut plan = Plan::default();
         while now < 20_000 {
             for s in 0..4 {
                 while next[s] <= now {
-                    if p.arrive(s as u32, at(next[s]), s as u32).is_some() {
+                    if p.arrive(s as u32, now * MILLI, at(next[s]), s as u32).is_some() {
                         shed += 1;
                     }
                     next[s] += 33;
@@ -507,8 +559,8 @@ mod tests {
             plan.shed.clear();
         }
         let total: u32 = served.iter().sum();
-        assert!(total > 1150, "the device stays busy: {total}");
-        assert!(served.iter().all(|&n| n * 4 > total * 9 / 10), "{served:?}");
+        assert!(total > least, "the device stays busy: {total}");
+        assert!(served.iter().all(|&n| n * 4 > total * 8 / 10), "{served:?}");
         assert!(shed > 1000);
     }
 
@@ -520,11 +572,11 @@ mod tests {
         let w = Waiting { captured: 0, deadline: None };
         let mut plan = Plan::default();
         for i in 0..3 {
-            p.arrive(0, w, i);
-            p.arrive(1, w, 10 + i);
+            p.arrive(0, 0, w, i);
+            p.arrive(1, 0, w, 10 + i);
         }
         assert_eq!(p.plan(0, 0, &mut plan), Next::Idle);
-        p.arrive(1, w, 13);
+        p.arrive(1, 0, w, 13);
         assert_eq!(p.plan(0, 0, &mut plan), Next::Run);
         assert_eq!(plan.run, [10, 11, 12, 13]);
         plan.run.clear();
