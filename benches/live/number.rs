@@ -17,7 +17,7 @@ pub fn read(values: &[f64]) -> Option<u64> {
     if values.len() != BLOCKS as usize {
         return None;
     }
-    let code = values.iter().fold(0u32, |code, &v| code << 1 | u32::from(v > 128.0));
+    let code = values.iter().fold(0u32, |code, &v| (code << 1) | u32::from(v > 128.0));
     let n = u64::from(code >> 8);
     (number_code(n) == code).then_some(n)
 }
@@ -56,5 +56,5 @@ fn varint(field: u64, v: u64) -> Vec<u8> {
 }
 
 fn message(field: u64, bytes: &[u8]) -> Vec<u8> {
-    [raw(field << 3 | 2), raw(bytes.len() as u64), bytes.to_vec()].concat()
+    [raw((field << 3) | 2), raw(bytes.len() as u64), bytes.to_vec()].concat()
 }

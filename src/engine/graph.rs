@@ -93,6 +93,9 @@ pub fn context(pipeline: &Pipeline, id: &Arc<str>) -> BuildContext {
     }
 }
 
+/// A node to be: its id, what it takes frames from, where its threads run, what it is.
+type Planned = (Arc<str>, Vec<Arc<str>>, Placement, Plan);
+
 enum Plan {
     Worker { factory: Arc<Factory>, workers: usize },
     Device { stage: Arc<dyn BatchStage> },
@@ -105,7 +108,7 @@ impl Graph {
     /// What cannot be built.
     pub fn start(parts: &Parts) -> Result<Self, EngineError> {
         let pipeline = parts.pipeline;
-        let mut plans: Vec<(Arc<str>, Vec<Arc<str>>, Placement, Plan)> = Vec::new();
+        let mut plans: Vec<Planned> = Vec::new();
         for entry in &pipeline.stages {
             plans.push((entry.id.clone(), entry.from.clone(), placement(pipeline, entry), plan(pipeline, entry)?));
         }

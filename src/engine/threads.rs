@@ -36,23 +36,22 @@ fn short(name: &str) -> String {
 
 fn place(placement: &Placement) {
     static WARNED: AtomicBool = AtomicBool::new(false);
+    let first = || !WARNED.swap(true, Relaxed);
     if !placement.cpus.is_empty() {
         let mut set = rustix::thread::CpuSet::new();
         for &cpu in placement.cpus.iter().filter(|&&c| c < rustix::thread::CpuSet::MAX_CPU) {
             set.set(cpu);
         }
-        if let Err(e) = rustix::thread::sched_setaffinity(None, &set) {
-            if !WARNED.swap(true, Relaxed) {
-                tracing::warn!(cpus = ?placement.cpus, error = %e, "threads stay on all cores");
-            }
+        match rustix::thread::sched_setaffinity(None, &set) {
+            Err(error) if first() => tracing::warn!(cpus = ?placement.cpus, %error, "threads stay on all cores"),
+            _ => {}
         }
     }
-    if let Some(priority) = placement.realtime {
-        if let Err(e) = realtime::set(priority) {
-            if !WARNED.swap(true, Relaxed) {
-                tracing::warn!(priority, error = %e, "real-time priority is not permitted: see LimitRTPRIO= or CAP_SYS_NICE");
-            }
+    match placement.realtime.map(realtime::set) {
+        Some(Err(error)) if first() => {
+            tracing::warn!(%error, "real-time priority is not permitted: see LimitRTPRIO= or CAP_SYS_NICE");
         }
+        _ => {}
     }
 }
 

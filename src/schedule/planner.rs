@@ -538,12 +538,12 @@ mod tests {
         let (mut now, mut served, mut shed) = (0, [0u32; 4], 0);
         let mut plan = Plan::default();
         while now < 20_000 {
-            for s in 0..4 {
-                while next[s] <= now {
-                    if p.arrive(s as u32, now * MILLI, at(next[s]), s as u32).is_some() {
+            for (s, next) in (0u32..).zip(&mut next) {
+                while *next <= now {
+                    if p.arrive(s, now * MILLI, at(*next), s).is_some() {
                         shed += 1;
                     }
-                    next[s] += 33;
+                    *next += 33;
                 }
             }
             match p.plan(now * MILLI, 0, &mut plan) {
