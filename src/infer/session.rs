@@ -121,6 +121,11 @@ impl Buffers {
         Ok(b)
     }
 
+    /// The picture size (width, height) that it was made for.
+    pub fn size(&self) -> (usize, usize) {
+        self.sets.first().map_or((0, 0), |s| s.size)
+    }
+
     /// Index of the first of the sets of this picture size.
     fn first_set(&mut self, size: (usize, usize)) -> Result<usize, InferError> {
         if let Some(i) = self.sets.iter().position(|s| s.size == size) {
@@ -141,7 +146,9 @@ impl Buffers {
         };
         let at = self.sets.len();
         for &n in &self.plan.batches {
-            let input = DynTensor::new(&allocator, element, self.plan.input_shape(n, size)).map_err(run_error)?;
+            let mut input = DynTensor::new(&allocator, element, self.plan.input_shape(n, size)).map_err(run_error)?;
+            // Fresh memory may hold anything, and some values (denormals) run far slower than pictures do.
+            bytes_mut(&mut input)?.fill(0);
             self.sets.push(Set { n, size, input, outputs: Vec::new() });
         }
         Ok(at)
