@@ -170,9 +170,13 @@ fn factory(options: &Options, shared: &Arc<Shared>) -> rtsp_server::RTSPMediaFac
         // The source is paced already; sinks that wait for the clock too would send later than the log says.
         let bin = media.element().downcast::<gst::Bin>().expect("a launch line makes a bin");
         let pipeline = bin.parent().and_downcast::<gst::Bin>().expect("the media's pipeline");
-        pipeline.connect_deep_element_added(|_, _, element| {
-            if element.has_property("sync") {
-                element.set_property("sync", false);
+        // Told again in every state: the server plugs its sinks in late, and sets them up after that.
+        media.connect_new_state(move |_, _| {
+            for element in pipeline.iterate_recurse().into_iter().flatten() {
+                let name = element.factory().map(|f| f.name()).unwrap_or_default();
+                if name == "multiudpsink" || name == "appsink" {
+                    element.set_property("sync", false);
+                }
             }
         });
         let waiting = Arc::new(Mutex::new(std::collections::VecDeque::new()));
