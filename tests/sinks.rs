@@ -100,7 +100,8 @@ struct Broker {
 impl Broker {
     fn start(dir: &Path, port: u16, more: &str) -> Option<Self> {
         let config = dir.join("mosquitto.conf");
-        std::fs::write(&config, format!("listener {port} 127.0.0.1\n{more}\n")).unwrap();
+        // Started by root it would become a user that may not look into the test's folder.
+        std::fs::write(&config, format!("user root\nlistener {port} 127.0.0.1\n{more}\n")).unwrap();
         let path = format!("{}:/usr/sbin:/usr/local/sbin", std::env::var("PATH").unwrap_or_default());
         let started = Command::new("mosquitto")
             .env("PATH", path)
@@ -289,7 +290,6 @@ fn a_broker_that_dies_and_comes_back_gets_what_waited() {
 }
 
 #[test]
-#[ignore = "fails: the restarted broker knows no session; whether its persistence is set up right is not known yet"]
 fn nothing_confirmed_is_lost_when_the_broker_keeps_a_session_for_the_subscriber() {
     let dir = tempfile::tempdir().unwrap();
     let more = format!(
@@ -366,9 +366,6 @@ fn a_broker_wants_user_and_password() {
         eprintln!("SKIPPED: mosquitto_passwd is missing");
         return;
     }
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    std::fs::set_permissions(&passwords, mode).unwrap();
-    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let more = format!("allow_anonymous false\npassword_file {}", passwords.display());
     let Some(broker) = Broker::start(dir.path(), free_port(), &more) else { return };
     let url = format!("url = \"mqtt://127.0.0.1:{}\"\n", broker.port);
@@ -387,7 +384,6 @@ fn a_broker_wants_user_and_password() {
 #[test]
 fn a_broker_is_reached_through_tls_and_a_stranger_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let openssl = |args: &str| {
         let status = Command::new("openssl")
             .args(args.split_whitespace())
@@ -409,10 +405,6 @@ fn a_broker_is_reached_through_tls_and_a_stranger_is_refused() {
         assert!(std::env::var("CI").as_deref() != Ok("true"), "openssl cannot make certificates");
         eprintln!("SKIPPED: openssl cannot make certificates");
         return;
-    }
-    for file in std::fs::read_dir(dir.path()).unwrap() {
-        let path = file.unwrap().path();
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     }
     let d = dir.path().display();
     let more = format!("allow_anonymous true\ncertfile {d}/leaf.pem\nkeyfile {d}/leaf.key");
@@ -502,14 +494,32 @@ fn a_matroska_recording_plays_with_its_times() {
 }
 
 #[test]
-#[ignore = "fails: 39 of 40 frames are played back from a finished MP4; the missing one is not explained yet"]
 fn an_mp4_recording_plays_with_its_times() {
     record_and_play("mp4", "x264enc");
+    record_and_play("mp4", "openh264enc");
 }
 
 #[test]
 fn another_encoder_does_as_well() {
     record_and_play("mkv", "openh264enc");
+}
+
+#[test]
+fn any_planned_rate_is_recorded() {
+    for (fps, encoder) in [(0.01, "x264enc"), (0.01, "openh264enc"), (1000.0, "x264enc"), (1000.0, "openh264enc")] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.mp4");
+        let text = format!("path = \"{}\"\nencoder = \"{encoder}\"", path.display());
+        let config = from_toml("video", &text).unwrap();
+        let mut sink = config.open(&BuildContext { fps, ..context("test") }).unwrap();
+        let cam = stream("cam0");
+        for seq in 0..5 {
+            sink.deliver(&Arc::new(picture_record(&cam, seq, seq * seq * MILLI, (160, 120)))).unwrap();
+        }
+        drop(sink);
+        let times: Vec<u64> = play(&path).iter().map(|f| f.1).collect();
+        assert_eq!(times, [0, 1, 4, 9, 16], "{encoder} at {fps}");
+    }
 }
 
 #[test]
@@ -542,6 +552,37 @@ fn segments_cut_a_recording_and_the_rate_is_limited() {
     let mut counts: Vec<_> = files(dir.path()).iter().map(|f| play(f).len()).collect();
     counts.sort_unstable();
     assert_eq!(counts, [5, 10, 10]);
+}
+
+#[test]
+fn a_stream_that_falls_silent_has_its_file_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sink = open("video", &format!("path = \"{}/{{stream}}.mp4\"", dir.path().display()));
+    let cam = stream("cam0");
+    for seq in 0..10 {
+        sink.deliver(&Arc::new(picture_record(&cam, seq, seq * 40 * MILLI, (160, 120)))).unwrap();
+    }
+    let path = dir.path().join("cam0.mp4");
+    sink.flush().unwrap();
+    sink.idle();
+    assert!(is_open(&path), "a pause is no end");
+    wait_for("the file is closed", || {
+        sink.idle();
+        !is_open(&path)
+    });
+    assert_eq!(play(&path).len(), 10);
+    // It comes back: another file.
+    sink.deliver(&Arc::new(picture_record(&cam, 10, 400 * MILLI, (160, 120)))).unwrap();
+    drop(sink);
+    assert_eq!(play(&dir.path().join("cam0-2.mp4")).len(), 1);
+}
+
+/// Whether this process has the file open.
+fn is_open(path: &Path) -> bool {
+    let path = path.canonicalize().unwrap();
+    std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .any(|fd| std::fs::read_link(fd.unwrap().path()).is_ok_and(|p| p == path))
 }
 
 #[test]

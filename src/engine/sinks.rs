@@ -8,6 +8,7 @@ use crate::ring::{self, WhenFull};
 use crate::sink::Sink;
 use crate::telemetry::{SinkMeter, Telemetry};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -86,14 +87,13 @@ fn start(
 }
 
 fn run(id: &str, mut sink: Box<dyn Sink>, records: &Receiver<Arc<Record>>, meter: &SinkMeter) {
-    let mut silent_since_error = false;
-    let mut said = |what: &str, error: String| {
+    let troubled = Cell::new(false);
+    let said = |what: &str, error: String| {
         meter.error();
         // The counter has every one of them; the log has the first after each success.
-        if !silent_since_error {
+        if !troubled.replace(true) {
             tracing::warn!(sink = id, error, "{what}");
         }
-        silent_since_error = true;
     };
     let mut dirty = false;
     loop {
@@ -103,7 +103,7 @@ fn run(id: &str, mut sink: Box<dyn Sink>, records: &Receiver<Arc<Record>>, meter
                 let result = catch_unwind(AssertUnwindSafe(|| sink.deliver(&record)));
                 meter.pending(records.len());
                 match result {
-                    Ok(Ok(())) => {}
+                    Ok(Ok(())) => troubled.set(false),
                     Ok(Err(e)) => said("a result was lost", e.to_string()),
                     Err(p) => said("the sink panicked on a result", super::supervisor::panic_message(&*p).to_owned()),
                 }
@@ -123,5 +123,48 @@ fn run(id: &str, mut sink: Box<dyn Sink>, records: &Receiver<Arc<Record>>, meter
         if flushing {
             return;
         }
+        if let Err(p) = catch_unwind(AssertUnwindSafe(|| sink.idle())) {
+            said("the sink panicked while idle", super::supervisor::panic_message(&*p).to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::SinkError;
+    use crossbeam_channel::{Sender, unbounded};
+
+    struct Watched(Sender<&'static str>);
+
+    impl Sink for Watched {
+        fn deliver(&mut self, _: &Arc<Record>) -> Result<(), SinkError> {
+            Ok(())
+        }
+
+        fn flush(&mut self) -> Result<(), SinkError> {
+            self.0.send("flush").map_err(|e| SinkError(e.to_string()))
+        }
+
+        fn idle(&mut self) {
+            self.0.send("idle").unwrap();
+            panic!("an idle sink that panics goes on");
+        }
+    }
+
+    #[test]
+    fn a_sink_without_records_is_told_of_the_time_again_and_again_and_not_flushed() {
+        let telemetry = Telemetry::new("test");
+        let (records, theirs) = unbounded();
+        let (calls, seen) = unbounded();
+        let thread = std::thread::spawn(move || {
+            run("s", Box::new(Watched(calls)), &theirs, &telemetry.sink(&"s".into()));
+        });
+        for _ in 0..3 {
+            assert_eq!(seen.recv_timeout(10 * IDLE), Ok("idle"));
+        }
+        drop(records);
+        thread.join().unwrap();
+        assert!(seen.iter().all(|call| call == "idle"));
     }
 }

@@ -39,6 +39,10 @@ pub trait Sink: Send {
     fn flush(&mut self) -> Result<(), SinkError> {
         Ok(())
     }
+
+    /// Called about twice a second while nothing comes: for what has to happen by the clock. Must be cheap when there
+    /// is nothing to do.
+    fn idle(&mut self) {}
 }
 
 /// A sink's typed configuration.

@@ -24,7 +24,7 @@ use timeline::{Place, Timeline};
 ///
 /// The frames keep the distances of their stream times. A new file begins when the picture's size changes, after
 /// `segment`, and after a gap of a minute. A file is finished at the end, or when its stream has been silent for ten
-/// seconds while others go on. One that a crash cut short can be played up to its last second: Matroska by its nature,
+/// seconds. One that a crash cut short can be played up to its last second: Matroska by its nature,
 /// MP4 because it is written in fragments until it is finished.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -38,7 +38,7 @@ pub struct VideoConfig {
     /// Quality at whatever bit rate it needs, 1 to 100. Default 70, unless `bitrate` is given.
     #[serde(default)]
     quality: Option<u8>,
-    /// Bit rate to keep, in kbit/s, in place of `quality`.
+    /// Bit rate to keep, in kbit/s, in place of `quality`; at the frame rate that the pipeline plans for.
     #[serde(default)]
     bitrate: Option<u32>,
     /// Length of a file: `"10min"`. Default: no limit.
@@ -70,17 +70,18 @@ const RETRY: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_millis(1500);
 
 impl VideoConfig {
-    fn encoding(&self) -> Encoding {
+    fn encoding(&self, fps: f64) -> Encoding {
         Encoding {
             element: (self.encoder != "auto").then(|| self.encoder.clone()),
             quality: self.quality.unwrap_or(DEFAULT_QUALITY),
             bitrate_kbit: self.bitrate,
+            fps: self.fps.map_or(fps, |limit| limit.min(fps)),
         }
     }
 }
 
 impl SinkConfig for VideoConfig {
-    fn check(&self, _context: &BuildContext) -> Vec<Issue> {
+    fn check(&self, context: &BuildContext) -> Vec<Issue> {
         let mut issues = Vec::new();
         match Template::read(&self.path, NAMES) {
             Err(e) => issues.push(Issue::error("path", e)),
@@ -117,7 +118,7 @@ impl SinkConfig for VideoConfig {
             issues.push(Issue::error("", format!("GStreamer does not start: {e}")));
             return issues;
         }
-        if let Err(e) = self.encoding().find() {
+        if let Err(e) = self.encoding(context.fps).find() {
             issues.push(
                 Issue::error("encoder", e.0).help("install gstreamer1.0-plugins-ugly (x264enc) or -bad (openh264enc)"),
             );
@@ -145,7 +146,7 @@ impl SinkConfig for VideoConfig {
         }
         Ok(Box::new(VideoSink {
             path: Template::read(&self.path, NAMES).map_err(SinkError)?,
-            encoding: self.encoding(),
+            encoding: self.encoding(context.fps),
             segment: self.segment.map(|s| s.0),
             interval: self.fps.map(|fps| Duration::from_secs_f64(1.0 / fps)),
             overlay: self.overlay,
@@ -268,10 +269,10 @@ impl Sink for VideoSink {
         result
     }
 
-    /// Every picture is on its way to the disk already. The files stay open: a pause is no end.
-    fn flush(&mut self) -> Result<(), SinkError> {
+    // No `flush`: every picture is on its way to the disk already, and the files stay open, for a pause is no end.
+
+    fn idle(&mut self) {
         self.finish_silent();
-        Ok(())
     }
 }
 

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 const ENCODERS: [&str; 4] = ["nvh264enc", "vah264enc", "x264enc", "openh264enc"];
 /// Pictures that wait for the encoder.
 const QUEUED: u64 = 4;
+/// Ticks per second of an MP4's clock.
+const MP4_TICKS: u32 = 90_000;
 /// A picture that the encoder does not take for so long will never be taken.
 const STALL: Duration = Duration::from_secs(5);
 
@@ -49,6 +51,9 @@ impl Container {
             Self::Mp4 => {
                 muxer.set_property("fragment-duration", 1000u32);
                 muxer.set_property_from_str("fragment-mode", "first-moov-then-finalise");
+                // By itself it derives them from the frame rate, too coarse for times that vary.
+                muxer.set_property("trak-timescale", MP4_TICKS);
+                muxer.set_property("movie-timescale", MP4_TICKS);
             }
         }
         Ok(muxer)
@@ -64,6 +69,9 @@ pub(super) struct Encoding {
     pub quality: u8,
     /// In place of the quality.
     pub bitrate_kbit: Option<u32>,
+    /// Frames per second to expect. Every picture keeps its own time; the rate steers the encoder's bit rate and is
+    /// what the file says of itself.
+    pub fps: f64,
 }
 
 fn make(element: &str) -> Result<gst::Element, SinkError> {
@@ -91,13 +99,17 @@ impl Encoding {
         Err(SinkError(format!("no H.264 encoder: {} cannot be used on this machine", names.join(", "))))
     }
 
+    fn rate(&self) -> gst::Fraction {
+        gst::Fraction::approximate_f64(self.fps.clamp(0.01, 1000.0)).unwrap_or_else(|| gst::Fraction::new(30, 1))
+    }
+
     fn make(&self, (width, height): (u32, u32)) -> Result<gst::Element, SinkError> {
         let encoder = self.find()?;
         let has = |name: &str| encoder.find_property(name).is_some();
         // From 51 (worst) down; 70 gives 23, which is hard to tell from the original.
         let quantizer = 51 - u32::from(self.quality) * 2 / 5;
         // For encoders without constant quality: bits per pixel that H.264 needs, doubling every six steps.
-        let pixels = f64::from(width) * f64::from(height) * 30.0;
+        let pixels = f64::from(width) * f64::from(height) * self.fps;
         let guess = pixels * 0.08 * 2f64.powf((23.0 - f64::from(quantizer)) / 6.0) / 1000.0;
         let kbit = self.bitrate_kbit.unwrap_or(guess.clamp(64.0, 100_000.0) as u32);
         match encoder.factory().map(|f| f.name().to_string()).as_deref() {
@@ -118,6 +130,7 @@ impl Encoding {
             Some("openh264enc") => {
                 encoder.set_property("bitrate", kbit.saturating_mul(1000));
                 encoder.set_property("gop-size", 30u32);
+                skip_draining(&encoder);
             }
             _ => {
                 if has("bitrate") {
@@ -132,6 +145,23 @@ impl Encoding {
         }
         Ok(encoder)
     }
+}
+
+/// Leads the end of the stream around an encoder that holds no pictures back. openh264enc drains by encoding a null
+/// picture, and the library prints that as an error (`EncodeFrame(), cmInitParaError`) for every file.
+fn skip_draining(encoder: &gst::Element) {
+    let (Some(sink), Some(source)) = (encoder.static_pad("sink"), encoder.static_pad("src")) else { return };
+    let source = source.downgrade();
+    sink.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        match (info.event().filter(|event| event.type_() == gst::EventType::Eos), source.upgrade()) {
+            (Some(end), Some(source)) => {
+                // Refused only where the pipeline is being torn down: nobody waits for it there.
+                let _ = source.push_event(end.clone());
+                gst::PadProbeReturn::Handled
+            }
+            _ => gst::PadProbeReturn::Ok,
+        }
+    });
 }
 
 /// A file that is being written. Dropped without [`finish`](Self::finish) it stays as it is.
@@ -155,8 +185,9 @@ impl Recording {
             .width(size.0 as i32)
             .height(size.1 as i32)
             .pixel_aspect_ratio(gst::Fraction::new(1, 1))
-            // Variable: every picture has a time of its own.
-            .framerate(gst::Fraction::new(0, 1))
+            // Not 0/1 for "variable": then x264enc declares a rate of 1 GHz, the parser believes it, and the last picture
+            // of an MP4 lasts no time and is not played.
+            .framerate(encoding.rate())
             .field("colorimetry", "bt601")
             .build();
         let source = AppSrc::builder().caps(&caps).format(gst::Format::Time).build();
