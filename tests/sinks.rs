@@ -1,5 +1,7 @@
 //! Sinks against the real things: files, a broker, a decoder.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the message")]
+
 mod common {
     pub mod record;
 }
