@@ -97,6 +97,9 @@ impl Run {
         tracing::info!(pipeline = &*pipeline.name, streams = pipeline.sources.len(), "starting");
         let mut engine = Engine::start(pipeline, Arc::clone(&telemetry), Arc::clone(&health))?;
         telemetry.note_library("gstreamer", &gstreamer_version());
+        if let Some(runtime) = framegate::infer::runtime::loaded() {
+            telemetry.note_library("onnxruntime", &runtime.version);
+        }
         let watchdog = notify::Watchdog::start(Arc::clone(&health)).context("cannot start the watchdog thread")?;
         notify::ready(&status(engine.pipeline()));
         let begun = Instant::now();

@@ -101,6 +101,10 @@ impl Engine {
             broken: Vec::new(),
             pipeline,
         };
+        if (0..engine.pipeline.sources.len()).all(|i| streams::is_fast(&engine.pipeline, &engine.pipeline.sources[i])) {
+            // Offline there is no camera to settle down, and a short file may be over within a second.
+            engine.telemetry.set_warmup(Duration::ZERO);
+        }
         // The report's warm-up counts from here: everything that takes frames is ready.
         engine.telemetry.ready();
         for i in 0..engine.pipeline.sources.len() {

@@ -56,21 +56,28 @@ pub struct DetectConfig {
 }
 
 /// `batch = { … }`.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchKeys {
-    /// Most frames of one inference, 1 to 64. Default 8. Models with a fixed batch take one.
-    #[serde(default = "eight")]
-    pub max: usize,
+    /// Most frames of one inference, 1 to 64. Default 8 on a GPU and 1 on the CPU, where a batch takes about as long as
+    /// its frames one by one, and more memory. Models with a fixed batch take one.
+    pub max: Option<usize>,
 }
 
-fn eight() -> usize {
-    8
-}
+impl BatchKeys {
+    /// Most frames of one inference on this device.
+    pub fn most_on(self, device: Device) -> usize {
+        let default = match device {
+            Device::Cuda(_) | Device::TensorRt(_) => 8,
+            _ => 1,
+        };
+        self.max.unwrap_or(default)
+    }
 
-impl Default for BatchKeys {
-    fn default() -> Self {
-        Self { max: eight() }
+    pub(super) fn check(self, issues: &mut Vec<Issue>) {
+        if self.max.is_some_and(|max| max == 0 || max > MAX_BATCH) {
+            issues.push(Issue::error("batch.max", format!("batch.max must lie between 1 and {MAX_BATCH}")));
+        }
     }
 }
 
@@ -203,9 +210,7 @@ impl StageConfig for DetectConfig {
         check_resources(&self.resources(), &mut issues);
         check_unit("threshold", self.threshold, &mut issues);
         check_unit("iou", self.iou, &mut issues);
-        if self.batch.max == 0 || self.batch.max > MAX_BATCH {
-            issues.push(Issue::error("batch.max", format!("batch.max must lie between 1 and {MAX_BATCH}")));
-        }
+        self.batch.check(&mut issues);
         if self.max_detections == Some(0) {
             issues.push(Issue::error("max_detections", "max_detections must be at least 1"));
         }
@@ -229,7 +234,7 @@ impl StageConfig for DetectConfig {
                         issues.push(unknown_class(&name, &d.labels));
                     }
                 }
-                if d.input.info.dim(0) == Some(1) && self.batch.max > 1 && self.batch.max != eight() {
+                if d.input.info.dim(0) == Some(1) && self.batch.max.is_some_and(|max| max > 1) {
                     let message = "the model's batch is fixed at 1, so every inference takes one frame";
                     issues.push(Issue::warning("batch.max", message));
                 }
@@ -308,7 +313,8 @@ impl Detect {
             .map_err(|unknown| StageError::new(format!("the model has no class `{}`", unknown.join("`, `"))))?;
         let threshold = config.threshold.or(named.card.threshold).unwrap_or(detector::THRESHOLD);
         let iou = config.iou.or(named.card.iou).unwrap_or(detector::IOU);
-        let model = PictureModel::new(named, on, opened, detector.input.clone(), config.batch.max)?;
+        let most = config.batch.most_on(opened.device);
+        let model = PictureModel::new(named, on, opened, detector.input.clone(), most)?;
         if let DecodeCard::Yolox { strides, decoded: None, output } = &detector.decode {
             // Raw and decoded exports have the same shapes; what a run gives tells them apart.
             let size = (detector.input.spec.width, detector.input.spec.height);

@@ -91,9 +91,7 @@ impl StageConfig for TensorConfig {
                 "region must be left, top, right, bottom between 0 and 1, left before right, top before bottom";
             issues.push(Issue::error("region", message));
         }
-        if self.batch.max == 0 || self.batch.max > 64 {
-            issues.push(Issue::error("batch.max", "batch.max must lie between 1 and 64"));
-        }
+        self.batch.check(&mut issues);
         let Some(named) = check_model(&self.model, context, &mut issues) else { return issues };
         let Some(info) = peek(&named, &mut issues) else { return issues };
         if let Err(e) = self.input(&named, &info) {
@@ -123,7 +121,8 @@ impl StageConfig for TensorConfig {
         let kept = self
             .kept(&info)
             .map_err(|unknown| StageError::new(format!("the model has no output `{}`", unknown.join("`, `"))))?;
-        let model = PictureModel::new(named, on, opened, input, self.batch.max)?;
+        let most = self.batch.most_on(opened.device);
+        let model = PictureModel::new(named, on, opened, input, most)?;
         Ok(Built::Batch(Arc::new(TensorStage {
             id: context.id.clone(),
             device: model.device().to_string(),
