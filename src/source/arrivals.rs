@@ -102,10 +102,10 @@ impl Arrivals {
     }
 
     fn push(&mut self, unit: Unit) {
-        if self.units.len() == MOST {
-            if let Some(oldest) = self.units.pop_front() {
-                fail(oldest.ticket, FailReason::Decode);
-            }
+        if self.units.len() == MOST
+            && let Some(oldest) = self.units.pop_front()
+        {
+            fail(oldest.ticket, FailReason::Decode);
         }
         self.units.push_back(unit);
     }

@@ -73,9 +73,10 @@ pub struct SourceConfig {
     #[serde(default, with = "span")]
     #[schemars(with = "Option<String>")]
     pub latency: Option<Duration>,
-    /// Let the jitter buffer throw away packets that make it span more than `latency`. Default false: a burst of the
-    /// network, or the start of the stream, would cost pictures, and a decoder that falls a second behind skips to the
-    /// next keyframe anyway. RTSP only.
+    /// Let the jitter buffer throw away packets that make it span more than `latency`, from one second after the first
+    /// picture on: then a burst or a slow decoder costs pictures, and no lasting delay. Default true where `latency` is
+    /// 100 ms or more; below that two pictures that arrive together would already be too much, and a decoder that falls
+    /// a second behind skips to the next keyframe anyway. No effect at `0ms`. RTSP only.
     #[serde(default)]
     pub drop_on_latency: Option<bool>,
     /// The GStreamer element that decodes, or `auto`: a hardware decoder where its plugin is there, else the best in
@@ -293,13 +294,14 @@ impl SourceConfig {
                     .help("leave `pace` out, or set it to \"live\""),
             );
         }
-        if let Some(name) = self.decoder.as_deref().filter(|n| *n != "auto") {
-            if super::plugins::init().is_ok() && gstreamer::ElementFactory::find(name).is_none() {
-                issues.push(
-                    Issue::error("decoder", format!("there is no GStreamer element `{name}` on this machine"))
-                        .help(super::plugins::advice(name)),
-                );
-            }
+        if let Some(name) = self.decoder.as_deref().filter(|n| *n != "auto")
+            && super::plugins::init().is_ok()
+            && gstreamer::ElementFactory::find(name).is_none()
+        {
+            issues.push(
+                Issue::error("decoder", format!("there is no GStreamer element `{name}` on this machine"))
+                    .help(super::plugins::advice(name)),
+            );
         }
         self.check_numbers(&mut issues);
         match &address {

@@ -141,7 +141,7 @@ pub fn attach(
         let decoder = decoder(caps, decoding)?;
         let sink =
             decoder.static_pad("sink").ok_or_else(|| Unfit::Missing(format!("{} has no sink pad", decoder.name())))?;
-        if !sink.query_caps(None).can_intersect(&caps.to_owned()) {
+        if !sink.query_caps(None).can_intersect(caps) {
             // The decoder wants another framing of the same bits.
             match name.as_str() {
                 "video/x-h264" => chain.push(make("h264parse").map_err(missing)?),
@@ -175,11 +175,11 @@ pub fn output(receiver: &Arc<Receiver>) -> Result<Vec<gst::Element>, String> {
     let pad = convert.static_pad("sink").ok_or("videoconvert has no sink pad")?;
     let chooser = filter.downgrade();
     pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
-        if let (Some(gst::EventView::Caps(event)), Some(filter)) = (info.event().map(|e| e.view()), chooser.upgrade()) {
-            if let Ok(info) = gst_video::VideoInfo::from_caps(&event.caps_owned()) {
-                let format = picture::target(info.format());
-                filter.set_property("caps", gst_video::VideoCapsBuilder::new().format(format).build());
-            }
+        if let (Some(gst::EventView::Caps(event)), Some(filter)) = (info.event().map(|e| e.view()), chooser.upgrade())
+            && let Ok(info) = gst_video::VideoInfo::from_caps(&event.caps_owned())
+        {
+            let format = picture::target(info.format());
+            filter.set_property("caps", gst_video::VideoCapsBuilder::new().format(format).build());
         }
         gst::PadProbeReturn::Ok
     });

@@ -156,10 +156,11 @@ impl<C: Camera> Live<C> {
             let now = clock::now();
             let since = |t: u64| Duration::from_nanos(now.saturating_sub(t));
             let silent = since(receiver.last_input());
-            if let Some((at, text)) = &goodbye {
-                if since(*at) > GOODBYE && silent > GOODBYE {
-                    return passing(text.clone());
-                }
+            if let Some((at, text)) = &goodbye
+                && since(*at) > GOODBYE
+                && silent > GOODBYE
+            {
+                return passing(text.clone());
             }
             let idle = since(intake.last_frame().max(begun));
             if !up && since(begun) > self.config.connect_timeout {
@@ -168,10 +169,11 @@ impl<C: Camera> Live<C> {
             if up && idle > self.config.stall_timeout {
                 return passing(format!("no frame for {:?}", self.config.stall_timeout));
             }
-            if let Some(limit) = self.config.freeze_timeout {
-                if up && since(receiver.last_change()) > limit {
-                    return passing(format!("the same picture for {limit:?}"));
-                }
+            if let Some(limit) = self.config.freeze_timeout
+                && up
+                && since(receiver.last_change()) > limit
+            {
+                return passing(format!("the same picture for {limit:?}"));
             }
         }
     }

@@ -79,12 +79,14 @@ impl Reading {
     /// # Errors
     /// Caps that are no raw video or not a format that is read.
     pub fn new(caps: &gst::CapsRef, jpeg: bool) -> Result<Self, String> {
-        let info = VideoInfo::from_caps(&caps.to_owned()).map_err(|_| format!("no raw video: {caps}"))?;
+        let info = VideoInfo::from_caps(caps).map_err(|_| format!("no raw video: {caps}"))?;
         let (format, planes) =
             native(info.format()).ok_or_else(|| format!("unexpected pixel format {}", info.format()))?;
         let (par_n, par_d) = (info.par().numer(), info.par().denom());
         let pixel_aspect = if par_n > 0 && par_d > 0 { (par_n as u32, par_d as u32) } else { (1, 1) };
-        Ok(Self { color: color(&info, jpeg), format, planes, pixel_aspect, info })
+        // Where the caps are silent, the info holds a guess by the number of rows.
+        let sited = caps.structure(0).is_some_and(|s| s.has_field("chroma-site"));
+        Ok(Self { color: color(&info, jpeg, sited), format, planes, pixel_aspect, info })
     }
 
     /// Maps a buffer. `held` counts the pictures that are out.
@@ -137,8 +139,9 @@ impl Drop for Mapped {
     }
 }
 
-/// Colorimetry of the caps; what they leave open is filled in as the standards say.
-fn color(info: &VideoInfo, jpeg: bool) -> Colorimetry {
+/// Colorimetry of the caps; what they leave open is filled in as the standards say. `sited` tells that they state the
+/// chroma siting.
+fn color(info: &VideoInfo, jpeg: bool, sited: bool) -> Colorimetry {
     let stated = info.colorimetry();
     let matrix = match stated.matrix() {
         _ if jpeg => Matrix::Bt601,
@@ -159,7 +162,7 @@ fn color(info: &VideoInfo, jpeg: bool) -> Colorimetry {
     let at = |flag| if site.contains(flag) { Siting::Cosited } else { Siting::Centered };
     let (siting_x, siting_y) = if jpeg {
         (Siting::Centered, Siting::Centered)
-    } else if site.is_empty() {
+    } else if !sited || site.is_empty() {
         // Unstated: MPEG-2's and H.264's default, left of the pair and between the rows.
         (Siting::Cosited, Siting::Centered)
     } else {

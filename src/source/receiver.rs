@@ -201,10 +201,10 @@ impl Receiver {
                 }
             }
             Some(gst::PadProbeData::Event(event)) => {
-                if let gst::EventView::Tag(tag) = event.view() {
-                    if let Some(turn) = tag.tag().get::<gst::tags::ImageOrientation>() {
-                        self.output.lock().tagged = picture::orientation(turn.get());
-                    }
+                if let gst::EventView::Tag(tag) = event.view()
+                    && let Some(turn) = tag.tag().get::<gst::tags::ImageOrientation>()
+                {
+                    self.output.lock().tagged = picture::orientation(turn.get());
                 }
             }
             _ => {}

@@ -225,7 +225,8 @@ pub fn watch(buffer: &gst::Element, codec: Codec, receiver: &Arc<Receiver>) {
         let mut stamp = stamp.lock();
         match &mut info.data {
             Some(gst::PadProbeData::Buffer(b)) => {
-                if stamp(b) == Mended::Drop {
+                let mended = stamp(b);
+                if mended == Mended::Drop {
                     return gst::PadProbeReturn::Drop;
                 }
             }

@@ -6,16 +6,22 @@ use super::live::{Camera, Trouble};
 use super::receiver::{Announced, Receiver};
 use super::rtp::{self, Codec};
 use super::{SourceConfig, Transport, file};
-use crate::frame::Nanos;
+use crate::frame::{Nanos, clock};
 use gst::prelude::*;
 use gstreamer as gst;
 use parking_lot::Mutex;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How long a jitter buffer waits over UDP where there is no deadline.
 const PATIENT: Duration = Duration::from_millis(200);
+/// The shortest `latency` that is a limit by default: it holds several pictures, so that two that arrive together
+/// do not exceed it.
+const BOUNDING: Duration = Duration::from_millis(100);
+/// How long after the first picture the limit begins to hold: a stream starts with a burst that must not cost its
+/// first keyframe.
+const SETTLED: Nanos = clock::SECOND;
 
 /// An RTSP camera.
 pub struct Rtsp {
@@ -59,7 +65,6 @@ impl Camera for Rtsp {
             },
         );
         source.set_property("latency", latency.as_millis() as u32);
-        source.set_property("drop-on-latency", self.config.drop_on_latency.unwrap_or(false));
         source.set_property("tcp-timeout", timeout);
         // Half the patience for UDP leaves the other half for TCP.
         source.set_property("timeout", timeout / 2);
@@ -92,12 +97,16 @@ impl Camera for Rtsp {
 
         let plugged_as = codec.clone();
         let watcher = receiver.clone();
+        let bounded = self.config.drop_on_latency.unwrap_or(latency >= BOUNDING);
         source.connect("new-manager", false, move |args| {
             let manager = args.get(1).and_then(|v| v.get::<gst::Element>().ok())?;
             let (watcher, codec) = (watcher.clone(), codec.clone());
             manager.connect("new-jitterbuffer", false, move |args| {
                 let buffer = args.get(1).and_then(|v| v.get::<gst::Element>().ok())?;
                 rtp::watch(&buffer, codec.lock().unwrap_or(Codec::Other), &watcher);
+                if bounded {
+                    bound(&buffer, &watcher);
+                }
                 None
             });
             None
@@ -117,6 +126,25 @@ impl Camera for Rtsp {
         });
         Ok(pipeline)
     }
+}
+
+/// Lets a jitter buffer throw away what makes it span more than its latency, once the stream has settled.
+fn bound(buffer: &gst::Element, receiver: &Arc<Receiver>) {
+    let Some(src) = buffer.static_pad("src") else { return };
+    let (receiver, first) = (receiver.clone(), OnceLock::new());
+    src.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST, move |pad, _| {
+        if receiver.frames() == 0 {
+            return gst::PadProbeReturn::Ok;
+        }
+        let first = *first.get_or_init(clock::now);
+        if clock::now() < first + SETTLED {
+            return gst::PadProbeReturn::Ok;
+        }
+        if let Some(buffer) = pad.parent_element() {
+            buffer.set_property("drop-on-latency", true);
+        }
+        gst::PadProbeReturn::Remove
+    });
 }
 
 /// Builds depayloader, parser and decoder behind a pad of `rtspsrc`.

@@ -1,5 +1,7 @@
 //! A stand-in for the engine: runs a source on its own thread and takes its frames.
 
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
+
 use framegate::frame::{Counts, Frame, Nanos, Outcome, Picture, Signal, Stream, clock};
 use framegate::ring::{WhenFull, ring};
 use framegate::source::{Context, Intake, SourceConfig, SourceError, build};
@@ -132,7 +134,8 @@ impl Running {
         let begun = Instant::now();
         self.intake.stop();
         let result = self.join();
-        assert!(begun.elapsed() < Duration::from_millis(500), "took {:?} to stop", begun.elapsed());
+        // A pipeline that does not stop is left to itself after 350 ms; the rest is for a machine that is busy.
+        assert!(begun.elapsed() < Duration::from_secs(2), "took {:?} to stop", begun.elapsed());
         self.settle(result)
     }
 
@@ -150,7 +153,7 @@ impl Running {
         for frame in self.frames.try_iter() {
             frame.ticket.mark(Outcome::OnTime);
         }
-        let until = Instant::now() + Duration::from_secs(2);
+        let until = Instant::now() + Duration::from_secs(5);
         loop {
             let counts = self.stream.ledger.counts();
             if counts.in_flight() == 0 {

@@ -1,5 +1,7 @@
 //! An HTTP camera: one JPEG after the other in a multipart answer.
 
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
+
 use framegate::frame::clock;
 use opencv::core::{CV_8UC3, Mat, Scalar, Vector};
 use std::io::{Read, Write};

@@ -31,6 +31,20 @@ pub struct Options {
     pub loss: f64,
     /// Share of RTP packets to damage, 0 to 1.
     pub damage: f64,
+    /// Who may look, if not everybody.
+    pub login: Option<Login>,
+    /// Refuses to send over UDP.
+    pub tcp_only: bool,
+    /// From this frame on, RTP times are this many ticks (of 1/90000 s) off.
+    pub jump: Option<(u64, i32)>,
+}
+
+/// A name and password that a server asks for.
+#[derive(Clone, Copy)]
+pub struct Login {
+    pub digest: bool,
+    pub user: &'static str,
+    pub password: &'static str,
 }
 
 impl Default for Options {
@@ -44,6 +58,9 @@ impl Default for Options {
             encoder: h264("tune=zerolatency"),
             loss: 0.0,
             damage: 0.0,
+            login: None,
+            tcp_only: false,
+            jump: None,
         }
     }
 }
@@ -133,6 +150,9 @@ impl Server {
                     server.set_address("127.0.0.1");
                     server.set_service(&wanted.to_string());
                     let factory = factory(&options, &shared);
+                    if let Some(login) = options.login {
+                        protect(&server, &factory, login);
+                    }
                     server.mount_points().expect("mount points").add_factory("/cam", factory);
                     let id = server.attach(Some(&context)).expect("the port is free");
                     up.send((main_loop.clone(), server.bound_port() as u16)).expect("waited for");
@@ -157,6 +177,23 @@ impl Drop for Server {
     }
 }
 
+fn protect(server: &rtsp_server::RTSPServer, factory: &rtsp_server::RTSPMediaFactory, login: Login) {
+    let role = gst::Structure::builder("viewer")
+        .field("media.factory.access", true)
+        .field("media.factory.construct", true)
+        .build();
+    factory.add_role_from_structure(&role);
+    let token = rtsp_server::RTSPToken::builder().field("media.factory.role", "viewer").build();
+    let auth = rtsp_server::RTSPAuth::new();
+    if login.digest {
+        auth.set_supported_methods(rtsp_server::gst_rtsp::RTSPAuthMethod::Digest);
+        auth.add_digest(login.user, login.password, &token);
+    } else {
+        auth.add_basic(&rtsp_server::RTSPAuth::make_basic(login.user, login.password), &token);
+    }
+    server.set_auth(Some(&auth));
+}
+
 fn factory(options: &Options, shared: &Arc<Shared>) -> rtsp_server::RTSPMediaFactory {
     let Options { width, height, fps, format, encoder, .. } = options;
     let factory = rtsp_server::RTSPMediaFactory::new();
@@ -165,6 +202,9 @@ fn factory(options: &Options, shared: &Arc<Shared>) -> rtsp_server::RTSPMediaFac
          ! identity name=numbers ! {encoder} )"
     ));
     factory.set_shared(true);
+    if options.tcp_only {
+        factory.set_protocols(rtsp_server::gst_rtsp::RTSPLowerTrans::TCP);
+    }
     let (options, shared) = (options.clone(), shared.clone());
     factory.connect_media_configure(move |_, media| {
         // The source is paced already; sinks that wait for the clock too would send later than the log says.
@@ -209,16 +249,21 @@ fn number(bin: &gst::Bin, options: &Options, shared: &Arc<Shared>, waiting: Wait
 
 fn observe(bin: &gst::Bin, options: &Options, shared: &Arc<Shared>, waiting: Waiting) {
     let pad = bin.by_name("pay0").expect("a payloader named pay0").static_pad("src").expect("pad");
-    let (shared, loss, damage) = (shared.clone(), options.loss, options.damage);
-    let last = Mutex::new(None);
+    let (shared, loss, damage, jump) = (shared.clone(), options.loss, options.damage, options.jump);
+    let (last, units) = (Mutex::new(None), AtomicU64::new(0));
     let keep = move |buffer: &mut gst::Buffer| {
         let rtp = RTPBuffer::from_buffer_readable(buffer).expect("RTP").timestamp();
         let mut last = last.lock().expect("no panic");
         if *last != Some(rtp) {
             *last = Some(rtp);
+            units.fetch_add(1, Relaxed);
             if let Some(n) = waiting.lock().expect("no panic").pop_front() {
                 shared.log.lock().expect("no panic").push((n, clock::now()));
             }
+        }
+        if let Some((_, ticks)) = jump.filter(|(from, _)| units.load(Relaxed) > *from) {
+            let mut packet = RTPBuffer::from_buffer_writable(buffer.make_mut()).expect("RTP");
+            packet.set_timestamp(rtp.wrapping_add_signed(ticks));
         }
         let k = shared.packets.fetch_add(1, Relaxed);
         if damage > 0.0 && lot(k ^ 0x5555) < damage {
