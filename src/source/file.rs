@@ -8,8 +8,10 @@ use super::{Intake, Pace, Source, SourceConfig, SourceError};
 use crate::frame::{Nanos, Signal, clock};
 use gst::prelude::*;
 use gstreamer as gst;
+use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 /// A video file.
@@ -110,27 +112,41 @@ pub fn expose(
     receiver: &Arc<Receiver>,
     paced: bool,
 ) {
-    let taken = Arc::new(parking_lot::Mutex::new(false));
-    let bin = pipeline.downgrade();
-    let (on_pad, on_end) = (receiver.clone(), receiver.clone());
-    let seen = taken.clone();
-    parse.connect_pad_added(move |_, pad| {
-        let mut taken = seen.lock();
+    let taken = Arc::new(Mutex::new(false));
+    let unknown = Arc::new(AtomicBool::new(false));
+    let (bin, receiver) = (pipeline.downgrade(), receiver.clone());
+    let (seen, on_end, waiting) = (taken.clone(), receiver.clone(), unknown.clone());
+    let take = Arc::new(move |pad: &gst::Pad, caps: &gst::CapsRef| {
+        let mut taken = taken.lock();
         let Some(bin) = bin.upgrade().filter(|_| !*taken) else { return };
-        let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
-        match decode::attach(bin.upcast_ref(), pad, &caps, &decoding, &on_pad) {
+        match decode::attach(bin.upcast_ref(), pad, caps, &decoding, &receiver) {
             Ok(()) => {
                 *taken = true;
                 if paced {
-                    Pacer::install(pad, on_pad.clone());
+                    Pacer::install(pad, receiver.clone());
                 }
             }
             Err(Unfit::NotVideo) => {}
-            Err(Unfit::Missing(what)) => on_pad.give_up(what),
+            Err(Unfit::Missing(what)) => receiver.give_up(what),
         }
     });
+    parse.connect_pad_added(move |_, pad| {
+        if let Some(caps) = pad.current_caps() {
+            return take(pad, &caps);
+        }
+        // Segmented streams say what they are with their first segment.
+        unknown.store(true, Relaxed);
+        let take = take.clone();
+        pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
+            let Some(gst::EventView::Caps(event)) = info.event().map(|e| e.view()) else {
+                return gst::PadProbeReturn::Ok;
+            };
+            take(pad, event.caps());
+            gst::PadProbeReturn::Remove
+        });
+    });
     parse.connect_no_more_pads(move |_| {
-        if !*taken.lock() {
+        if !*seen.lock() && !waiting.load(Relaxed) {
             on_end.give_up("there is no video in it".to_owned());
         }
     });
