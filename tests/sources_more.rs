@@ -43,7 +43,7 @@ fn median(mut values: Vec<u64>) -> u64 {
     values[values.len() / 2]
 }
 
-/// Whether each frame has the number after the one before, with those left out whose number cannot be read.
+/// Takes `n` frames and reads the number burnt into each.
 fn numbers(running: &Running, n: usize) -> Vec<(Seen, Option<u64>)> {
     std::iter::from_fn(|| {
         let (seen, frame) = running.next(PATIENCE)?;

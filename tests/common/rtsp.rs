@@ -278,7 +278,8 @@ fn observe(bin: &gst::Bin, options: &Options, shared: &Arc<Shared>, waiting: Wai
     pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST, move |_, info| {
         match &mut info.data {
             Some(gst::PadProbeData::Buffer(b)) => {
-                if !keep(b) {
+                let kept = keep(b);
+                if !kept {
                     return gst::PadProbeReturn::Drop;
                 }
             }
