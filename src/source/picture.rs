@@ -84,9 +84,10 @@ impl Reading {
             native(info.format()).ok_or_else(|| format!("unexpected pixel format {}", info.format()))?;
         let (par_n, par_d) = (info.par().numer(), info.par().denom());
         let pixel_aspect = if par_n > 0 && par_d > 0 { (par_n as u32, par_d as u32) } else { (1, 1) };
-        // Where the caps are silent, the info holds a guess by the number of rows.
-        let sited = caps.structure(0).is_some_and(|s| s.has_field("chroma-site"));
-        Ok(Self { color: color(&info, jpeg, sited), format, planes, pixel_aspect, info })
+        // The info holds a guess by the number of rows in its place, wherever the caps do not state the colorimetry too.
+        let site = caps.structure(0).and_then(|s| s.get::<&str>("chroma-site").ok());
+        let site = site.and_then(|s| s.parse::<VideoChromaSite>().ok());
+        Ok(Self { color: color(&info, jpeg, site), format, planes, pixel_aspect, info })
     }
 
     /// Maps a buffer. `held` counts the pictures that are out.
@@ -139,9 +140,9 @@ impl Drop for Mapped {
     }
 }
 
-/// Colorimetry of the caps; what they leave open is filled in as the standards say. `sited` tells that they state the
-/// chroma siting.
-fn color(info: &VideoInfo, jpeg: bool, sited: bool) -> Colorimetry {
+/// Colorimetry of the caps; what they leave open is filled in as the standards say. `site` is the chroma siting
+/// that they state.
+fn color(info: &VideoInfo, jpeg: bool, site: Option<VideoChromaSite>) -> Colorimetry {
     let stated = info.colorimetry();
     let matrix = match stated.matrix() {
         _ if jpeg => Matrix::Bt601,
@@ -158,15 +159,14 @@ fn color(info: &VideoInfo, jpeg: bool, sited: bool) -> Colorimetry {
         _ if jpeg || info.format_info().is_rgb() => Range::Full,
         _ => Range::Limited,
     };
-    let site = info.chroma_site();
-    let at = |flag| if site.contains(flag) { Siting::Cosited } else { Siting::Centered };
-    let (siting_x, siting_y) = if jpeg {
-        (Siting::Centered, Siting::Centered)
-    } else if !sited || site.is_empty() {
-        // Unstated: MPEG-2's and H.264's default, left of the pair and between the rows.
-        (Siting::Cosited, Siting::Centered)
-    } else {
-        (at(VideoChromaSite::H_COSITED), at(VideoChromaSite::V_COSITED))
+    let (siting_x, siting_y) = match site.filter(|s| !s.is_empty()) {
+        _ if jpeg => (Siting::Centered, Siting::Centered),
+        // MPEG-2's and H.264's default, left of the pair and between the rows.
+        None => (Siting::Cosited, Siting::Centered),
+        Some(site) => {
+            let at = |flag| if site.contains(flag) { Siting::Cosited } else { Siting::Centered };
+            (at(VideoChromaSite::H_COSITED), at(VideoChromaSite::V_COSITED))
+        }
     };
     Colorimetry { matrix, range, siting_x, siting_y }
 }
