@@ -40,6 +40,10 @@ impl Estimate {
         (self.mean + k * self.variance.sqrt()).max(0.0) as Nanos
     }
 
+    fn variance(&self) -> f64 {
+        self.variance
+    }
+
     /// Forgets a part of the deviation, when nothing has been measured for a while.
     pub fn relax(&mut self) {
         self.variance *= 0.5;
@@ -121,9 +125,18 @@ impl Cost {
     }
 
     /// Everything from now on for `frames` frames that start with their preprocess now and run as a batch of `size`
-    /// (the warmed size at or above their number): margins included.
-    pub fn path(&self, frames: usize, size: usize) -> Nanos {
-        self.prepare.upper(K) * frames as Nanos + self.bounded(size) + self.tail.upper(K)
+    /// (the warmed size at or above their number): what is expected, and for safety the deviations of all parts
+    /// together and `margin`.
+    ///
+    /// Safety takes at most half of what the expectation leaves of `allowance` (captured to deadline): in bad times an
+    /// idle device still serves a fresh frame, where more caution would shed every frame and learn nothing.
+    pub fn path(&self, frames: usize, size: usize, margin: Nanos, allowance: Nanos) -> Nanos {
+        let expected = self.prepare.mean() * frames as Nanos + self.expected(size) + self.tail.mean();
+        let variance = self.prepare.variance() * frames as f64
+            + self.slowdown_variance * self.base(size).powi(2)
+            + self.tail.variance();
+        let safety = (K * variance.sqrt()) as Nanos + margin;
+        expected + safety.min(allowance.saturating_sub(expected) / 2)
     }
 
     /// The device took `span` for a batch of `b`. One outlier counts as at most twice what was expected; a step change

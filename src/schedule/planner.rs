@@ -242,7 +242,7 @@ impl<T> Planner<T> {
         if late > 0 {
             self.margin = (self.margin + 0.5 * late as f64 + 0.2 * MILLI as f64).min(MARGIN_MAX);
         } else {
-            self.margin *= 0.998;
+            self.margin *= 0.99;
         }
     }
 
@@ -312,10 +312,11 @@ impl<T> Planner<T> {
 
     /// Sheds every frame that could not be on time even if it started next and alone.
     fn shed_hopeless(&mut self, start: Nanos, plan: &mut Plan<T>) {
-        let path = self.cost.path(1, 1) + self.margin as Nanos;
+        let (cost, margin) = (&self.cost, self.margin as Nanos);
+        let hopeless = |w: &Waiting| w.deadline.is_some_and(|d| start + cost.path(1, 1, margin, d - w.captured) > d);
         let before = plan.shed.len();
         for lane in &mut self.lanes {
-            while lane.queue.front().is_some_and(|(w, _)| w.deadline.is_some_and(|d| start + path > d)) {
+            while lane.queue.front().is_some_and(|(w, _)| hopeless(w)) {
                 if let Some((_, item)) = lane.queue.pop_front() {
                     plan.shed.push((item, ShedReason::Deadline));
                 }
@@ -334,11 +335,9 @@ impl<T> Planner<T> {
             return None;
         }
         let lane = &self.lanes[self.best_lane(true)?];
-        let spare = lane
-            .queue
-            .back()
-            .and_then(|(w, _)| w.deadline)?
-            .checked_sub(start + self.cost.path(1, 1) + self.margin as Nanos)?;
+        let (w, _) = lane.queue.back()?;
+        let deadline = w.deadline?;
+        let spare = deadline.checked_sub(start + self.cost.path(1, 1, self.margin as Nanos, deadline - w.captured))?;
         let latest = now + spare.min(HOLD);
         self.lanes
             .iter()
@@ -382,8 +381,9 @@ impl<T> Planner<T> {
             let size = self.limits.warmed(frames);
             tightest = tightest.min(w.deadline.unwrap_or(Nanos::MAX));
             if frames > 1 {
-                let on_time = start + self.cost.path(frames, size) + self.margin as Nanos <= tightest;
-                let starves = w.deadline.is_some_and(|d| frames > self.cost.largest_batch(d - w.captured));
+                let allowance = w.deadline.map_or(Nanos::MAX / 2, |d| d - w.captured);
+                let on_time = start + self.cost.path(frames, size, self.margin as Nanos, allowance) <= tightest;
+                let starves = frames > self.cost.largest_batch(allowance);
                 if !on_time || starves {
                     break;
                 }
@@ -523,6 +523,19 @@ mod tests {
         plan.shed.clear();
         p.arrive(0, 0, at(2000), 2);
         assert_eq!(p.plan(2001 * MILLI, 0, &mut plan), Next::Run);
+    }
+
+    #[test]
+    fn caution_never_keeps_an_idle_device_from_a_fresh_frame() {
+        let mut p = planner(0, 12, &[1]);
+        for i in 0..200 {
+            p.cost_mut().observe(1, if i % 4 == 0 { 30 * MILLI } else { 11 * MILLI });
+            p.delivered(if i % 4 == 0 { 9 * MILLI } else { 0 });
+        }
+        assert!(p.excess(33 * MILLI).is_none());
+        p.arrive(0, 1000 * MILLI, at(1000), 1);
+        let mut plan = Plan::default();
+        assert_eq!(p.plan(1003 * MILLI, 0, &mut plan), Next::Run);
     }
 
     #[test]
