@@ -75,6 +75,26 @@ fn segments_arrive_in_bursts_and_are_captured_when_paced_out() {
 }
 
 #[test]
+fn segments_behind_a_login_are_read_with_the_keys_and_refused_without() {
+    // viewer:sesame@9
+    let server = hls::Server::start_for(Some("Basic dmlld2VyOnNlc2FtZUA5"));
+    let with = |password: &str| SourceConfig {
+        user: Some("viewer".to_owned()),
+        password: Some(Secret(password.to_owned())),
+        ..SourceConfig::at(server.uri())
+    };
+    let running = Running::start(&with("sesame@9"), &live()).expect("starts");
+    assert_eq!(running.take(50, PATIENCE).len(), 50, "{:?}", running.stream.signal());
+    running.stop().0.expect("ends well");
+    let running = Running::start(&with("wrong@7"), &live()).expect("starts");
+    let Signal::Down(why) = running.wait_for(|s| matches!(s, Signal::Down(_)), PATIENCE) else {
+        unreachable!("waited for")
+    };
+    assert!(why.to_lowercase().contains("authori") && !why.contains("wrong"), "{why}");
+    assert_eq!(running.stop().1.captured, 0);
+}
+
+#[test]
 fn the_right_password_opens_a_camera_and_a_wrong_one_is_named_but_not_shown() {
     for digest in [false, true] {
         let login = Login { digest, user: "viewer", password: "sesame-9" };

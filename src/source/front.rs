@@ -132,6 +132,24 @@ impl Http {
     fn segmented(&self) -> bool {
         self.uri.split(['?', '#']).next().is_some_and(|p| p.ends_with(".m3u8") || p.ends_with(".mpd"))
     }
+
+    /// The address with the name and password of the keys in it: the segments' addresses inherit them there, and
+    /// nowhere else.
+    fn with_login(&self) -> String {
+        let (Some(user), Some((scheme, rest))) = (&self.config.user, self.uri.split_once("://")) else {
+            return self.uri.clone();
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let host = rest[..end].rsplit('@').next().unwrap_or("");
+        let password = self.config.password.as_ref().map_or(String::new(), |p| format!(":{}", escaped(&p.0)));
+        format!("{scheme}://{}{password}@{host}{}", escaped(user), &rest[end..])
+    }
+}
+
+/// Text as a part of an address (RFC 3986, 2.1).
+fn escaped(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 impl Camera for Http {
@@ -145,7 +163,7 @@ impl Camera for Http {
             let source = decode::make("urisourcebin").map_err(Trouble::Lasting)?;
             decode::make("hlsdemux").map_err(Trouble::Lasting)?;
             decode::make("souphttpsrc").map_err(Trouble::Lasting)?;
-            source.set_property("uri", &self.uri);
+            source.set_property("uri", self.with_login());
             source.set_property("parse-streams", true);
             pipeline.add(&source).map_err(lasting)?;
             let decoding = Decoding { own_thread: true, ..decoding.clone() };
@@ -274,5 +292,21 @@ impl Camera for Launch {
         pipeline.add(&source).map_err(lasting)?;
         attach_when_known(&pipeline, &pad, decoding, receiver);
         Ok(pipeline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Secret;
+
+    #[test]
+    fn a_login_of_the_keys_replaces_the_one_in_the_address() {
+        let password = Some(Secret("a@b:c/d".to_owned()));
+        let config = SourceConfig { user: Some("me".to_owned()), password, ..SourceConfig::default() };
+        let at = |uri: &str| Http { uri: uri.to_owned(), config: config.clone() }.with_login();
+        assert_eq!(at("http://h:80/x.m3u8?y=@"), "http://me:a%40b%3Ac%2Fd@h:80/x.m3u8?y=@");
+        assert_eq!(at("https://you:old@h/x.m3u8"), "https://me:a%40b%3Ac%2Fd@h/x.m3u8");
+        assert_eq!(at("http://h"), "http://me:a%40b%3Ac%2Fd@h");
     }
 }

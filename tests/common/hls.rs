@@ -20,6 +20,11 @@ pub struct Server {
 impl Server {
     /// Starts one, and waits until its playlist has three segments.
     pub fn start() -> Self {
+        Self::start_for(None)
+    }
+
+    /// Starts one that asks for this `Authorization`, if any.
+    pub fn start_for(authorization: Option<&'static str>) -> Self {
         gst::init().expect("GStreamer");
         let dir = tempfile::tempdir().expect("temp dir");
         let at = dir.path().display();
@@ -47,7 +52,7 @@ impl Server {
                     return;
                 }
                 let (root, refuse) = (root.clone(), refuse.load(Relaxed));
-                std::thread::spawn(move || answer(client, &root, refuse));
+                std::thread::spawn(move || answer(client, &root, refuse, authorization));
             }
         });
         Self { port, refusing, stop, pipeline, _dir: dir }
@@ -71,10 +76,20 @@ impl Drop for Server {
     }
 }
 
-fn answer(mut client: TcpStream, root: &std::path::Path, refuse: bool) {
+fn answer(mut client: TcpStream, root: &std::path::Path, refuse: bool, authorization: Option<&str>) {
     let mut lines = BufReader::new(client.try_clone().expect("a second handle")).lines();
     let Some(Ok(request)) = lines.next() else { return };
-    while lines.next().is_some_and(|l| l.is_ok_and(|l| !l.is_empty())) {}
+    let headers: Vec<String> = lines.map_while(Result::ok).take_while(|l| !l.is_empty()).collect();
+    let known = authorization.is_none_or(|a| {
+        headers
+            .iter()
+            .any(|h| h.split_once(": ").is_some_and(|(k, v)| k.eq_ignore_ascii_case("authorization") && v == a))
+    });
+    if !known {
+        let head = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"camera\"\r\n";
+        let _ = client.write_all(format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n").as_bytes());
+        return;
+    }
     let name = request.split(' ').nth(1).unwrap_or("/").trim_start_matches('/');
     let body = if refuse { None } else { std::fs::read(root.join(name)).ok() };
     let (status, body) = body.map_or(("404 Not Found", Vec::new()), |b| ("200 OK", b));
