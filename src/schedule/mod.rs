@@ -6,6 +6,8 @@
 
 mod cost;
 mod planner;
+#[cfg(test)]
+mod tests;
 
 pub use cost::{Cost, Estimate};
 pub use planner::{Lane, Limits, Next, Plan, Planner, Waiting};
