@@ -3,6 +3,7 @@
 //! A source runs on a thread of its own, recovers by itself from whatever its camera or network does, and hands
 //! frames to its [`Intake`]. It never waits for another source.
 
+mod ack;
 mod address;
 mod arrivals;
 mod config;

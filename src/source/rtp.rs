@@ -5,6 +5,7 @@ use super::receiver::Receiver;
 use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_rtp::RTPBuffer;
+use gstreamer_rtp::prelude::RTPBufferExt;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -52,6 +53,21 @@ impl Codec {
         }
     }
 
+    /// A fragment that ends the unit that this fragment belongs to, and adds nothing but a zero byte, which may trail
+    /// any unit.
+    fn last_fragment(self, payload: &[u8]) -> Vec<u8> {
+        match (self, payload) {
+            (Self::H264, [first, header, ..]) => vec![*first, (header & 0x1f) | 0x40, 0],
+            (Self::H265, [first, second, header, ..]) => vec![*first, *second, (header & 0x3f) | 0x40, 0],
+            _ => Vec::new(),
+        }
+    }
+
+    /// A whole unit that means nothing (filler data).
+    fn filler(self) -> Vec<u8> {
+        if self == Self::H265 { vec![38 << 1, 1, 0xff, 0x80] } else { vec![12, 0xff, 0x80] }
+    }
+
     /// Where a packet is a fragment of a unit: whether it is the first and whether it is the last one.
     fn fragment(self, payload: &[u8]) -> Option<(bool, bool)> {
         let header = match (self, payload) {
@@ -80,6 +96,9 @@ fn aggregated(payload: &[u8], header: usize) -> impl Iterator<Item = u8> {
 pub enum Mended {
     /// It goes on under this sequence number.
     Pass(u16),
+    /// It goes on under this sequence number with no more than this payload: its content is of no use, but it ends its
+    /// picture, and the depayloader would otherwise hold the picture back until the next one.
+    Close(u16, Vec<u8>),
     /// It is of no use: the fragments before it are missing.
     Drop,
 }
@@ -97,14 +116,16 @@ pub struct Mender {
     shift: u16,
     /// Fragments of the unit at hand are dropped.
     broken: bool,
-    /// RTP time of the last packet that carried pixels.
+    /// The depayloader has taken the first fragment of a unit and waits for its last one.
+    open: bool,
+    /// RTP time of the last packet that carried pixels and was passed on.
     picture: Option<u32>,
 }
 
 impl Mender {
     /// For a stream of this codec.
     pub fn new(codec: Codec) -> Self {
-        Self { codec, expected: None, shift: 0, broken: false, picture: None }
+        Self { codec, expected: None, shift: 0, broken: false, open: false, picture: None }
     }
 
     /// The next packet in order.
@@ -125,13 +146,19 @@ impl Mender {
         };
         let pixels = self.codec.is_picture(payload);
         let between = !pixels && !marker && self.picture == Some(rtp);
-        if pixels {
-            self.picture = Some(rtp);
-        }
         if self.broken || between {
+            if marker && self.picture == Some(rtp) {
+                let closing = if self.open { self.codec.last_fragment(payload) } else { self.codec.filler() };
+                self.open = false;
+                return Mended::Close(seq.wrapping_sub(self.shift), closing);
+            }
             self.shift = self.shift.wrapping_add(1);
             return Mended::Drop;
         }
+        if pixels {
+            self.picture = Some(rtp);
+        }
+        self.open = fragment.is_some_and(|(_, last)| !last);
         Mended::Pass(seq.wrapping_sub(self.shift))
     }
 }
@@ -209,6 +236,13 @@ pub fn watch(buffer: &gst::Element, codec: Codec, receiver: &Arc<Receiver>) {
             let camera = report.lock().map(|r| r.at(rtp));
             leaving.stamped(rtp, pts.nseconds(), camera);
         }
+        if let Some(Mended::Close(number, payload)) = &mended {
+            if let Some(closing) = shortened(buffer, *number, payload) {
+                *buffer = closing;
+                return Mended::Pass(*number);
+            }
+            return Mended::Drop;
+        }
         if let Some(Mended::Pass(number)) = mended {
             let discont = buffer.flags().contains(gst::BufferFlags::DISCONT);
             if number != seq || discont {
@@ -247,6 +281,23 @@ pub fn watch(buffer: &gst::Element, codec: Codec, receiver: &Arc<Receiver>) {
     });
 }
 
+/// The packet with another sequence number and payload, everything else as it was.
+fn shortened(packet: &gst::Buffer, seq: u16, payload: &[u8]) -> Option<gst::Buffer> {
+    let mut buffer = gst::Buffer::new_rtp_with_sizes(payload.len() as u32, 0, 0).ok()?;
+    let new = buffer.get_mut()?;
+    packet.copy_into(new, gst::BufferCopyFlags::TIMESTAMPS, ..).ok()?;
+    let old = RTPBuffer::from_buffer_readable(packet).ok()?;
+    let mut rtp = RTPBuffer::from_buffer_writable(new).ok()?;
+    rtp.set_seq(seq);
+    rtp.set_timestamp(old.timestamp());
+    rtp.set_ssrc(old.ssrc());
+    rtp.set_payload_type(old.payload_type());
+    rtp.set_marker(true);
+    rtp.payload_mut().ok()?.copy_from_slice(payload);
+    drop(rtp);
+    Some(buffer)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,6 +330,20 @@ mod tests {
         // 17, a start, is lost.
         assert_eq!(m.next(18, 0, false, &END), Mended::Drop);
         assert_eq!(m.next(19, 0, false, &[0x65]), Mended::Pass(14));
+    }
+
+    #[test]
+    fn a_damaged_picture_ends_with_its_own_last_packet() {
+        let mut m = Mender::new(Codec::H264);
+        m.next(10, 90, false, &START);
+        // 11 is lost: what was taken is closed by an empty last fragment.
+        assert_eq!(m.next(12, 90, true, &END), Mended::Close(11, vec![28, 0x40 | 5, 0]));
+        // The next picture's first slice is whole, the start of its second one, 15, is lost.
+        assert_eq!(m.next(13, 180, false, &[0x61, 1]), Mended::Pass(12));
+        assert_eq!(m.next(16, 180, true, &END), Mended::Close(13, vec![12, 0xff, 0x80]));
+        // Of this one nothing is left to be closed.
+        assert_eq!(m.next(18, 270, true, &END), Mended::Drop);
+        assert_eq!(m.next(19, 360, true, &[0x61, 1]), Mended::Pass(14));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `rtsp://`: cameras over TCP and UDP.
 
+use super::ack::QuickAck;
 use super::decode::{self, Decoding};
 use super::front::attach_when_known;
 use super::live::{Camera, Trouble};
@@ -22,6 +23,9 @@ const BOUNDING: Duration = Duration::from_millis(100);
 /// How long after the first picture the limit begins to hold: a stream starts with a burst that must not cost its
 /// first keyframe.
 const SETTLED: Nanos = clock::SECOND;
+
+/// The port of addresses without one.
+const RTSP_PORT: u16 = 554;
 
 /// An RTSP camera.
 pub struct Rtsp {
@@ -97,6 +101,8 @@ impl Camera for Rtsp {
 
         let plugged_as = codec.clone();
         let watcher = receiver.clone();
+        let port = port_of(&self.uri);
+        let over_udp = self.config.transport == Some(Transport::Udp);
         let bounded = self.config.drop_on_latency.unwrap_or(latency >= BOUNDING);
         source.connect("new-manager", false, move |args| {
             let manager = args.get(1).and_then(|v| v.get::<gst::Element>().ok())?;
@@ -104,6 +110,9 @@ impl Camera for Rtsp {
             manager.connect("new-jitterbuffer", false, move |args| {
                 let buffer = args.get(1).and_then(|v| v.get::<gst::Element>().ok())?;
                 rtp::watch(&buffer, codec.lock().unwrap_or(Codec::Other), &watcher);
+                if !over_udp {
+                    acknowledge(&buffer, port);
+                }
                 if bounded {
                     bound(&buffer, &watcher);
                 }
@@ -126,6 +135,29 @@ impl Camera for Rtsp {
         });
         Ok(pipeline)
     }
+}
+
+/// The server's port.
+fn port_of(uri: &str) -> u16 {
+    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    let host = rest.split(['/', '?']).next().unwrap_or(rest);
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    // In brackets an IPv6 address has colons of its own.
+    host.rsplit_once(']')
+        .map_or(host, |(_, port)| port)
+        .rsplit_once(':')
+        .and_then(|(_, p)| p.parse().ok())
+        .unwrap_or(RTSP_PORT)
+}
+
+/// Acknowledges every packet that reaches this jitter buffer over TCP at once.
+fn acknowledge(buffer: &gst::Element, port: u16) {
+    let Some(sink) = buffer.static_pad("sink") else { return };
+    let ack = QuickAck::new(port);
+    sink.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST, move |_, _| {
+        ack.packet();
+        gst::PadProbeReturn::Ok
+    });
 }
 
 /// Lets a jitter buffer throw away what makes it span more than its latency, once the stream has settled.
@@ -184,4 +216,23 @@ fn plug(
     let sink = first.static_pad("sink").ok_or("a depayloader without a sink pad")?;
     pad.link(&sink).map_err(|e| format!("the stream cannot be linked: {e}"))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_is_found_behind_users_and_in_front_of_paths() {
+        for (uri, port) in [
+            ("rtsp://camera/stream", 554),
+            ("rtsp://camera:8554/a:1/b", 8554),
+            ("rtsp://user:secret@camera:10554", 10554),
+            ("rtsp://user:1234@camera/x", 554),
+            ("rtsp://[::1]:8555/x", 8555),
+            ("rtsp://[fe80::1]/x", 554),
+        ] {
+            assert_eq!(port_of(uri), port, "{uri}");
+        }
+    }
 }
