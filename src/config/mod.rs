@@ -212,10 +212,14 @@ pub fn read_bytes(
 pub fn search_folders(path: &Path) -> Vec<PathBuf> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let own = absolute.parent();
+    // Where the program is installed: PREFIX/bin beside PREFIX/share.
+    let prefix = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.to_owned()));
     let candidates = [
         own.map(Path::to_owned),
         own.and_then(Path::parent).map(Path::to_owned),
         std::env::current_dir().ok(),
+        prefix.as_deref().map(|p| p.join("share/framegate")),
+        prefix.as_deref().map(|p| p.join("share")),
         Some("/usr/share/framegate".into()),
         Some("/usr/lib/framegate".into()),
     ];

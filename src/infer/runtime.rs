@@ -146,6 +146,10 @@ fn usable(path: &Path) -> Result<String, String> {
 fn log(level: LogLevel, category: &str, id: &str, place: &str, message: &str) {
     match level {
         LogLevel::Verbose | LogLevel::Info => {}
+        // Said of every weight of an older export, hundreds of times, and nothing a user could act on.
+        LogLevel::Warning if message.contains("appears in graph inputs") => {
+            tracing::debug!(target: "onnxruntime", category, id, place, "{message}");
+        }
         LogLevel::Warning => tracing::warn!(target: "onnxruntime", category, id, place, "{message}"),
         LogLevel::Error | LogLevel::Fatal => tracing::error!(target: "onnxruntime", category, id, place, "{message}"),
     }

@@ -50,7 +50,11 @@ impl Pacer {
                 let Some(left) = due.checked_sub(clock::now()).filter(|l| *l > 0) else { break };
                 receiver.intake().wait(Duration::from_nanos(left.min(50 * clock::MILLI)));
             }
-            receiver.unit(buffer.pts().map(|p| p.nseconds()), clock::now(), None);
+            // A picture that others overtake in decoding order (B-frames) is captured when it is its turn to play, not
+            // when its unit is decoded ahead of them: the order in a recording is no delay of a camera.
+            let ahead =
+                buffer.pts().zip(buffer.dts()).map_or(0, |(pts, dts)| pts.nseconds().saturating_sub(dts.nseconds()));
+            receiver.unit(buffer.pts().map(|p| p.nseconds()), clock::now() + ahead.min(JUMP), None);
             gst::PadProbeReturn::Ok
         });
     }

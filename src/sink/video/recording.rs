@@ -123,6 +123,8 @@ impl Encoding {
                     None => {
                         encoder.set_property_from_str("pass", "qual");
                         encoder.set_property("quantizer", quantizer);
+                        // Without it the default bit rate would still be the limit, whatever the quality.
+                        encoder.set_property("vbv-buf-capacity", 0u32);
                     }
                 }
                 encoder.set_property("key-int-max", 30u32);
