@@ -6,8 +6,11 @@ use framegate::infer::nms::Nms;
 use ort::value::TensorElementType;
 use proptest::prelude::*;
 
+/// A family, and the names and axes of its outputs.
+type Family = (DecodeCard, Vec<(&'static str, Vec<usize>)>);
+
 /// Every family, with the names and axes that its outputs have at 64x64.
-fn families() -> Vec<(DecodeCard, Vec<(&'static str, Vec<usize>)>)> {
+fn families() -> Vec<Family> {
     let card = |text: &str| toml::from_str::<DecodeCard>(text).expect(text);
     let yunet = [8usize, 16, 32].into_iter().flat_map(|s| {
         let n = (64 / s) * (64 / s);

@@ -13,9 +13,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+type Process = dyn Fn(&mut Frame) -> Result<(), StageError> + Send + Sync;
+
 /// A stage made of a function.
 #[derive(Clone)]
-struct Plain(Arc<dyn Fn(&mut Frame) -> Result<(), StageError> + Send + Sync>);
+struct Plain(Arc<Process>);
 
 impl fmt::Debug for Plain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -217,7 +219,7 @@ impl Running {
         }
     }
 
-    fn to_end(mut self) -> Arc<Telemetry> {
+    fn finish(mut self) -> Arc<Telemetry> {
         let end = Instant::now() + Duration::from_secs(30);
         while self.engine.tick().expect("running") == State::Running {
             assert!(Instant::now() < end, "did not end within 30 s");
@@ -255,7 +257,7 @@ fn an_offline_run_delivers_every_frame_in_order_and_forms_batches_by_count() {
             vec![sink(&["after"], Collect(tx))],
         );
         let calibration = 15 * 3;
-        let telemetry = start(p).to_end();
+        let telemetry = start(p).finish();
         for (id, n) in [("a", 101), ("b", 50)] {
             let c = counts(&telemetry, id);
             assert_eq!((c.frames.captured, c.frames.on_time, c.frames.in_flight), (n, n, 0), "{id}: {c:?}");
@@ -331,7 +333,7 @@ fn branches_of_a_frame_join_again_and_have_one_outcome() {
         ],
         vec![sink(&["join"], Collect(tx))],
     );
-    let telemetry = start(p).to_end();
+    let telemetry = start(p).finish();
     let c = counts(&telemetry, "a");
     assert_eq!(
         (c.frames.captured, c.frames.on_time, failed(&c, "stage"), c.frames.in_flight),
@@ -362,7 +364,7 @@ fn a_panic_fails_its_frame_only_and_the_stage_is_built_anew() {
         )],
         vec![sink(&["shaky"], Collect(tx))],
     );
-    let telemetry = start(p).to_end();
+    let telemetry = start(p).finish();
     let c = counts(&telemetry, "a");
     assert_eq!((c.frames.captured, c.frames.on_time, failed(&c, "panic")), (60, 57, 3), "{c:?}");
     assert_eq!(records.len(), 57);

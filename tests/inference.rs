@@ -23,8 +23,11 @@ fn every_place_of_every_batch_gets_its_own_picture_back() {
     let dims = [Named("n"), Fixed(3), Fixed(4), Fixed(6)];
     write(dir.path(), "same.onnx", &onnx::model("Identity", (F32, &dims), (F32, &dims)));
     let context = context("raw", vec![dir.path().into()], true);
-    let stage = device_stage("tensor", "model = \"same.onnx\"\ndevice = \"cpu\"\nslots = 2", &context);
+    let stage =
+        device_stage("tensor", "model = \"same.onnx\"\ndevice = \"cpu\"\nslots = 2\nbatch = { max = 8 }", &context);
     assert_eq!((stage.batch_sizes(), stage.slots(), stage.device()), (&[1, 2, 4, 8][..], 2, "cpu"));
+    let alone = device_stage("tensor", "model = \"same.onnx\"\ndevice = \"cpu\"", &context);
+    assert_eq!(alone.batch_sizes(), [1], "on the CPU batches are formed only where asked for");
     let mut slots = [stage.open().unwrap(), stage.open().unwrap()];
     let mut batches = [stage.buffers(), stage.buffers()];
     // Batches and slots in every combination, so that neither memory nor bindings are mixed up.
@@ -99,7 +102,7 @@ fn an_output_without_the_batch_is_an_error_before_the_first_frame() {
     write(dir.path(), "shape.onnx", &onnx::model("Shape", (F32, &x), (7, &[Fixed(4)])));
     let stage = device_stage(
         "tensor",
-        "model = \"shape.onnx\"\ndevice = \"cpu\"",
+        "model = \"shape.onnx\"\ndevice = \"cpu\"\nbatch = { max = 8 }",
         &context("raw", vec![dir.path().into()], true),
     );
     let e = stage.open().err().expect("it cannot be split").to_string();
