@@ -242,9 +242,9 @@ impl<T> Planner<T> {
     pub fn delivered(&mut self, late: Nanos) {
         self.miss(late > 0);
         if late > 0 {
-            self.margin = (self.margin + 0.5 * late as f64 + 0.2 * MILLI as f64).min(MARGIN_MAX);
+            self.margin = (self.margin + 0.5 * late as f64 + 0.5 * MILLI as f64).min(MARGIN_MAX);
         } else {
-            self.margin *= 0.99;
+            self.margin *= 0.996;
         }
     }
 
