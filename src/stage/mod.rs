@@ -66,7 +66,8 @@ pub trait BatchStage: Send + Sync {
     /// How many executors the device should have at once.
     fn slots(&self) -> usize;
 
-    /// Opens one executor and warms it up for every batch size. Called once for each slot, on the slot's own thread.
+    /// Opens one executor and warms it up for every batch size. Called once for each slot before any stream flows, and
+    /// again after a panic.
     ///
     /// # Errors
     /// The model or the device cannot be used.
