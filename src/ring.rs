@@ -23,6 +23,15 @@ impl Bell {
     }
 }
 
+/// Waits until a bell rings, `patience` at most.
+pub fn listen(heard: &channel::Receiver<()>, patience: Duration) {
+    match heard.recv_timeout(patience) {
+        Ok(()) | Err(channel::RecvTimeoutError::Timeout) => {}
+        // Nobody can ring any more; whoever waits here still has its own reasons to look now and then.
+        Err(channel::RecvTimeoutError::Disconnected) => std::thread::sleep(patience),
+    }
+}
+
 /// What a full ring does with one more item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {

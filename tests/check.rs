@@ -153,20 +153,29 @@ const BROKEN: &[(&str, &[Expected])] = &[
     ),
     // Rungs.
     (
-        "[source.a]\nuri = \"test://pitch\"\n[stage.t]\nkind = \"track\"\n[sink.o]\nkind = \"jsonl\"\n[[rung]]\nname = \"full\"\n[[rung]]\nname = \"full\"\nt.hihg = 0.4\nt.low = 7\ntt.low = 1\nt.kind = \"x\"\nt.every = 0\n[[rung]]\nt.new = \"x\"\n",
+        "[source.a]\nuri = \"test://pitch\"\n[stage.t]\nkind = \"filter\"\nexclude = [\"x\"]\n[sink.o]\nkind = \"jsonl\"\n[[rung]]\nname = \"full\"\n[[rung]]\nname = \"full\"\nt.min_scoer = 0.4\nt.max_score = 7\ntt.low = 1\nt.kind = \"x\"\nt.every = 0\nt.enabled = 1\nt.device = \"cpu\"\n[[rung]]\nt.min_score = \"x\"\n",
         &[
-            (10, 8, "two rungs are called `full`", ""),
-            (11, 3, "unknown key `hihg`", "`high`"),
-            (13, 1, "no stage is called `tt`", "`t`"),
-            (14, 3, "cannot change `kind`", ""),
-            (15, 11, "`every` is a whole number", ""),
-            (16, 1, "[[rung]] lacks the key `name`", ""),
-            (17, 9, "expected a number", ""),
+            (11, 8, "two rungs are called `full`", ""),
+            (12, 3, "unknown key `min_scoer`", "`min_score`"),
+            (14, 1, "no stage is called `tt`", "`t`"),
+            (15, 3, "cannot change `kind`", ""),
+            (16, 3, "`every` is a whole number", ""),
+            (17, 3, "`enabled` is true or false", ""),
+            (18, 3, "cannot change `device`", ""),
+            (19, 1, "[[rung]] lacks the key `name`", ""),
+            (20, 15, "expected a number", ""),
         ],
     ),
     (
-        "[source.a]\nuri = \"test://pitch\"\n[stage.t]\nkind = \"track\"\n[sink.o]\nkind = \"jsonl\"\n[[rung]]\nname = \"full\"\n[[rung]]\nname = \"lean\"\nt.high = 7\n",
-        &[(3, 8, "0.6 is below", ""), (11, 3, "7 is not between 0 and 1", "")],
+        "[source.a]\nuri = \"test://pitch\"\n[stage.t]\nkind = \"track\"\n[sink.o]\nkind = \"jsonl\"\n[[rung]]\nname = \"full\"\n[[rung]]\nname = \"lean\"\nt.high = 0.5\nt.every = 2\nt.enabled = false\n",
+        &[
+            (11, 3, "a rung cannot change a stage of kind `track`", "switch it off"),
+            (12, 3, "a rung cannot change a stage of kind `track`", "switch it off"),
+        ],
+    ),
+    (
+        "[source.a]\nuri = \"test://pitch\"\n[stage.t]\nkind = \"filter\"\nexclude = [\"x\"]\n[sink.o]\nkind = \"jsonl\"\n[[rung]]\nname = \"full\"\n[[rung]]\nname = \"lean\"\nt.min_score = 7\n",
+        &[(12, 3, "7 is not between 0 and 1", "")],
     ),
     (
         "[source.a]\nuri = \"test://pitch\"\n[sink.o]\nkind = \"jsonl\"\n[rung]\nname = \"x\"\n",
@@ -251,12 +260,25 @@ fn stages_come_after_those_they_take_frames_from() {
 #[test]
 fn rungs_inherit_from_the_one_above() {
     let text = format!(
-        "{VALID}[[rung]]\nname=\"full\"\n[[rung]]\nname=\"lean\"\ntrack.high = 0.4\n[[rung]]\nname=\"sparse\"\ntrack.every = 3\n"
+        "{VALID}[stage.keep]\nkind=\"filter\"\n[[rung]]\nname=\"full\"\n[[rung]]\nname=\"lean\"\nkeep.min_score = 0.4\n\
+         [[rung]]\nname=\"sparse\"\nkeep.every = 3\n[[rung]]\nname=\"none\"\nkeep.enabled = false\ntrack.enabled = false\n"
     );
     let (pipeline, _) = read(&text, &[]).expect("valid");
     let overrides: Vec<String> =
         pipeline.rungs.iter().map(|r| r.overrides.iter().map(|(id, t)| format!("{id}: {t}")).collect()).collect();
-    assert_eq!(overrides, ["", "track: high = 0.4\n", "track: every = 3\nhigh = 0.4\n"]);
+    assert_eq!(
+        overrides,
+        [
+            "",
+            "keep: min_score = 0.4\n",
+            "keep: every = 3\nmin_score = 0.4\n",
+            "track: enabled = false\nkeep: enabled = false\nevery = 3\nmin_score = 0.4\n"
+        ]
+    );
+    let keep = pipeline.stages.iter().find(|s| &*s.id == "keep").expect("stage");
+    let at: Vec<_> = (0..4).map(|rung| (keep.at(rung).variant, keep.at(rung).every)).collect();
+    assert_eq!(at, [(Some(0), 1), (Some(1), 1), (Some(1), 3), (None, 3)]);
+    assert_eq!(keep.variants.len(), 1, "the same keys are the same way of running it");
 }
 
 #[test]
@@ -292,9 +314,9 @@ fn flags_change_the_document_before_it_is_typed() {
     assert_eq!((&*pipeline.name, pipeline.fps, pipeline.http), ("yard 2", 25.0, None));
     assert_eq!(pipeline.stages[0].settings["high"].as_float(), Some(0.7));
     assert_eq!(pipeline.cpus, [0]);
-    let rungs = format!("{VALID}[[rung]]\nname=\"full\"\n[[rung]]\nname=\"lean\"\n");
-    let (pipeline, _) = read(&rungs, &[("rung.lean.track.high", "0.2")]).expect("valid");
-    assert_eq!(pipeline.rungs[1].overrides[0].1["high"].as_float(), Some(0.2));
+    let rungs = format!("{VALID}[stage.keep]\nkind=\"filter\"\n[[rung]]\nname=\"full\"\n[[rung]]\nname=\"lean\"\n");
+    let (pipeline, _) = read(&rungs, &[("rung.lean.keep.min_score", "0.2")]).expect("valid");
+    assert_eq!(pipeline.rungs[1].overrides[0].1["min_score"].as_float(), Some(0.2));
 }
 
 #[test]

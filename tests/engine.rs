@@ -163,7 +163,17 @@ fn live(id: &str) -> SourceEntry {
 
 fn stage(id: &str, from: &[&str], config: Box<dyn StageConfig>) -> StageEntry {
     let from = from.iter().map(|&f| f.into()).collect();
-    StageEntry { id: id.into(), from, kind: "test", workers: 1, cpus: Vec::new(), config, settings: toml::Table::new() }
+    StageEntry {
+        id: id.into(),
+        from,
+        kind: "test",
+        workers: 1,
+        cpus: Vec::new(),
+        config,
+        variants: Vec::new(),
+        rungs: Vec::new(),
+        settings: toml::Table::new(),
+    }
 }
 
 fn sink(from: &[&str], config: impl SinkConfig + 'static) -> SinkEntry {

@@ -103,7 +103,7 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
     let bases: Vec<_> = stages.iter_mut().filter_map(|s| s.base.take()).collect();
     let unreadable: Vec<&str> =
         stages.iter().map(|s| &*s.node.id).filter(|id| !bases.iter().any(|b| *b.id == **id)).collect();
-    let rungs = rungs::read(rung.map(|(_, value)| value), &bases, &unreadable, findings);
+    let (rungs, ladders) = rungs::read(rung.map(|(_, value)| value), &bases, &unreadable, findings);
 
     // Where text was lost, what is missing in the graph may only have been lost with it.
     if findings.any_syntax() {
@@ -123,8 +123,8 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
     let mut entries: Vec<Option<StageEntry>> = stages
         .into_iter()
         .zip(stage_nodes)
-        .zip(&bases)
-        .map(|((stage, node), base)| {
+        .zip(bases.iter().zip(ladders))
+        .map(|((stage, node), (base, ladder))| {
             Some(StageEntry {
                 id: node.id,
                 from: node.takes,
@@ -132,6 +132,8 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
                 workers: stage.workers,
                 cpus: stage.cpus,
                 config: stage.config?,
+                variants: ladder.variants,
+                rungs: ladder.rungs,
                 settings: plain(&base.own.table)?,
             })
         })

@@ -115,8 +115,39 @@ pub struct StageEntry {
     pub cpus: Vec<usize>,
     /// Its own keys.
     pub config: Box<dyn StageConfig>,
+    /// The other ways in which rungs run it, each different from its own keys.
+    pub variants: Vec<Box<dyn StageConfig>>,
+    /// What it does at each rung. Empty: the same at all of them.
+    pub rungs: Vec<AtRung>,
     /// Its own keys as the file sets them: what a reload compares. May hold secrets: show it through [`redact`].
     pub settings: toml::Table,
+}
+
+impl StageEntry {
+    /// What it does at a rung.
+    pub fn at(&self, rung: usize) -> AtRung {
+        self.rungs.get(rung).copied().unwrap_or_default()
+    }
+
+    /// A way of running it: 0 for its own keys, `n` for the `n`th of its variants, counted from 1.
+    pub fn way(&self, variant: usize) -> &dyn StageConfig {
+        variant.checked_sub(1).and_then(|n| self.variants.get(n)).map_or(&*self.config, |c| &**c)
+    }
+}
+
+/// What a stage does at one rung.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AtRung {
+    /// The way it runs; `None` where it is switched off.
+    pub variant: Option<usize>,
+    /// One frame in so many is worked on; a tracker carries the others.
+    pub every: u32,
+}
+
+impl Default for AtRung {
+    fn default() -> Self {
+        Self { variant: Some(0), every: 1 }
+    }
 }
 
 /// One `[sink.ID]`.

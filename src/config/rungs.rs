@@ -1,11 +1,11 @@
 //! `[[rung]]`: the quality levels. Each inherits the one above, and is checked as the stages would run on it.
 
-use super::Rung;
 use super::document::{Value, merge, ordered, plain};
 use super::findings::{Findings, Place, suggest};
 use super::schema::{self, Keys, RungCommon, STAGE_KEYS};
 use super::section::{Known, Section};
-use crate::stage::{BuildContext, Kind};
+use super::{AtRung, Rung};
+use crate::stage::{BuildContext, Kind, StageConfig};
 use serde::Deserialize;
 use std::sync::Arc;
 use toml::Spanned;
@@ -25,18 +25,48 @@ pub(super) struct Base<'i> {
     pub(super) context: BuildContext,
 }
 
-/// Reads the rungs. Without any there is one, `full`, that changes nothing.
+/// How the rungs run one stage.
+#[derive(Default)]
+pub(super) struct Ladder {
+    /// Ways of running it beside its own keys, and the keys that make each of them.
+    pub(super) variants: Vec<Box<dyn StageConfig>>,
+    keys: Vec<toml::Table>,
+    /// What it does at each rung.
+    pub(super) rungs: Vec<AtRung>,
+}
+
+impl Ladder {
+    /// The number of the way of running the stage that these changes make.
+    fn way(&mut self, changes: toml::Table, config: Box<dyn StageConfig>) -> usize {
+        if changes.is_empty() {
+            return 0;
+        }
+        if let Some(known) = self.keys.iter().position(|k| *k == changes) {
+            return known + 1;
+        }
+        self.keys.push(changes);
+        self.variants.push(config);
+        self.variants.len()
+    }
+}
+
+/// Keys of a stage in a rung that are the engine's work.
+const ENGINE_KEYS: [&str; 2] = ["every", "enabled"];
+/// Keys of a stage that a rung cannot change: what they say is settled before the first frame.
+const SETTLED_KEYS: [&str; 3] = ["device", "slots", "threads"];
+
+/// Reads the rungs, and how they run each of the stages. Without any there is one, `full`, that changes nothing.
 pub(super) fn read<'i>(
     value: Option<Value<'i>>,
     bases: &[Base<'i>],
     other_stages: &[&str],
     findings: &mut Findings<'_>,
-) -> Vec<Rung> {
+) -> (Vec<Rung>, Vec<Ladder>) {
     let mut rungs: Vec<Rung> = Vec::new();
     let mut changes: Vec<DeTable<'i>> = bases.iter().map(|_| DeTable::new()).collect();
-    let sections = sections(value, findings);
-    let second = sections.get(1).map(|s| s.head.clone());
-    for mut section in sections {
+    let mut ladders: Vec<Ladder> = bases.iter().map(|_| Ladder::default()).collect();
+    let mut current: Vec<AtRung> = bases.iter().map(|_| AtRung::default()).collect();
+    for mut section in sections(value, findings) {
         let common = section.split(&["name"]);
         let known = Known { required: &["name".to_owned()], ..Known::default() };
         let name = common.read(&known, findings, RungCommon::deserialize);
@@ -56,8 +86,11 @@ pub(super) fn read<'i>(
             };
             let path = format!("rung.{}", key.get_ref());
             if let Some(change) = Section::new(path, &key, value, findings) {
-                apply(&bases[at], change, &mut changes[at], findings);
+                current[at] = apply(&bases[at], change, &mut changes[at], &mut ladders[at], findings);
             }
+        }
+        for (ladder, at) in ladders.iter_mut().zip(&current) {
+            ladder.rungs.push(*at);
         }
         if let Some(RungCommon { name }) = name {
             if name.is_empty() {
@@ -75,14 +108,10 @@ pub(super) fn read<'i>(
             }
         }
     }
-    if rungs.len() > 1 && !findings.any_error() {
-        let place = Place::new(second.unwrap_or_default(), "rung");
-        findings.warning(place, "this version keeps every stream on the first rung; the others are only checked");
-    }
     if rungs.is_empty() {
         rungs.push(Rung { name: "full".into(), overrides: Vec::new() });
     }
-    rungs
+    (rungs, ladders)
 }
 
 fn sections<'i>(value: Option<Value<'i>>, findings: &mut Findings<'_>) -> Vec<Section<'i>> {
@@ -109,47 +138,73 @@ fn sections<'i>(value: Option<Value<'i>>, findings: &mut Findings<'_>) -> Vec<Se
 }
 
 /// Lays a rung's change of one stage on those of the rungs above, and checks what comes out.
-fn apply<'i>(base: &Base<'i>, mut change: Section<'i>, changes: &mut DeTable<'i>, findings: &mut Findings<'_>) {
+fn apply<'i>(
+    base: &Base<'i>,
+    mut change: Section<'i>,
+    changes: &mut DeTable<'i>,
+    ladder: &mut Ladder,
+    findings: &mut Findings<'_>,
+) -> AtRung {
     let Keys { required, all, .. } = schema::keys(base.kind.schema);
-    for key in STAGE_KEYS {
-        if change.table.contains_key(key) {
+    for key in STAGE_KEYS.iter().chain(&SETTLED_KEYS) {
+        if change.table.contains_key(*key) {
             findings.error(change.place(key), format!("a rung cannot change `{key}` of a stage"));
         }
     }
     change.split(&STAGE_KEYS);
+    change.split(&SETTLED_KEYS);
     // Said here, since a stage with errors of its own is not read again below.
-    for key in change.table.keys().filter(|k| k.get_ref() != "every" && !all.iter().any(|a| a == k.get_ref())) {
+    let known = |k: &str| all.iter().any(|a| a == k) || ENGINE_KEYS.contains(&k);
+    for key in change.table.keys().filter(|k| !known(k.get_ref())) {
         let place = Place::new(key.span(), format!("{}.{}", change.key, key.get_ref()));
-        let names: Vec<&str> = all.iter().map(String::as_str).chain(["every"]).collect();
+        let names: Vec<&str> = all.iter().map(String::as_str).chain(ENGINE_KEYS).collect();
         findings.error(place, format!("unknown key `{}`", key.get_ref())).help_if(suggest(
             key.get_ref(),
             &names,
             "keys here",
         ));
     }
+    let place = |key: &Spanned<_>, name: &str| Place::new(key.span(), format!("rung.{}.{name}", base.id));
+    if base.kind.keeps_state {
+        for (key, _) in change.table.iter().filter(|(k, _)| k.get_ref() != "enabled") {
+            findings
+                .error(place(key, key.get_ref()), format!("a rung cannot change a stage of kind `{}`", base.kind.name))
+                .help("it keeps state from frame to frame; a rung can only switch it off, with `enabled = false`");
+        }
+    }
     merge(changes, change.table);
-    // Carrying frames is the engine's work where the stage has no key for it.
-    let every = (!all.iter().any(|k| k == "every")).then(|| changes.get_key_value("every")).flatten();
-    if let Some((key, value)) = every {
-        let times = value.get_ref().as_integer().and_then(|n| u32::from_str_radix(n.as_str(), n.radix()).ok());
-        if !times.is_some_and(|n| (1..=1000).contains(&n)) {
-            let place = Place::new(value.span(), format!("rung.{}.{}", base.id, key.get_ref()));
-            findings.error(place, "`every` is a whole number from 1 (every frame) to 1000");
+    let mut at = AtRung::default();
+    if let Some((key, value)) = changes.get_key_value("every") {
+        match value.get_ref().as_integer().and_then(|n| u32::from_str_radix(n.as_str(), n.radix()).ok()) {
+            Some(n @ 1..=1000) => at.every = n,
+            _ => {
+                let what = "`every` is a whole number from 1 (every frame) to 1000";
+                findings.error(place(key, "every"), what);
+            }
+        }
+    }
+    if let Some((key, value)) = changes.get_key_value("enabled") {
+        match value.get_ref().as_bool() {
+            Some(true) => {}
+            Some(false) => at.variant = None,
+            None => {
+                findings.error(place(key, "enabled"), "`enabled` is true or false");
+            }
         }
     }
     if !base.sound {
-        return;
+        return at;
     }
     let mut merged = base.own.clone();
     let mut over = changes.clone();
-    if every.is_some() {
-        over.remove("every");
+    for key in ENGINE_KEYS {
+        over.remove(key);
     }
-    merge(&mut merged.table, over);
+    merge(&mut merged.table, over.clone());
     merged.key = format!("rung.{}", base.id);
-    let known = Known { required: &required, apart: &["every"] };
+    let known = Known { required: &required, apart: &ENGINE_KEYS };
     let Some(config) = merged.read(&known, findings, |table: ValueDeserializer<'i>| (base.kind.parse)(table)) else {
-        return;
+        return at;
     };
     // What the stage says without any rung has been reported there.
     let before = (base.kind.parse)(ValueDeserializer::from(Spanned::new(
@@ -160,4 +215,12 @@ fn apply<'i>(base: &Base<'i>, mut change: Section<'i>, changes: &mut DeTable<'i>
     let mut issues = config.check(&base.context);
     issues.retain(|issue| !known_issues.contains(issue));
     merged.report(issues, findings);
+    // Keys that only repeat what the stage's own table says make no other way of running it.
+    let own = plain(&base.own.table).unwrap_or_default();
+    let mut different = plain(&over).unwrap_or_default();
+    different.retain(|key, value| own.get(key) != Some(value));
+    if at.variant.is_some() {
+        at.variant = Some(ladder.way(different, config));
+    }
+    at
 }

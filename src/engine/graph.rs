@@ -1,33 +1,37 @@
 //! The graph of one pipeline: its nodes' threads, its sinks' threads, and the rings between them.
 
-use super::device::{self, Dispatcher, Executor, Finisher};
-use super::inbox::{Inbox, InboxHandle, RingSpec};
+use super::device::{self, Crew, Delivery, Dispatcher, Finisher, Opened, Post, Threads, Ways};
+use super::inbox::{Inbox, InboxHandle, RingSpec, Terms};
 use super::outlet::{Outlet, Shared, SinkPort, Tail};
 use super::supervisor::Supervisor;
 use super::threads::{self, Placement};
 use super::worker::{Factory, Worker};
 use super::{EngineError, sinks};
-use crate::config::{Pipeline, StageEntry};
+use crate::config::{AtRung, Pipeline, StageEntry};
 use crate::frame::{Frame, Nanos, Stream};
-use crate::ring::{self, Sender, WhenFull};
-use crate::schedule::{Cost, Planner};
-use crate::stage::{BatchStage, Budget, BuildContext, Built, Stage, StageError};
-use crate::telemetry::{Health, RingMeter, StreamMeter, Telemetry};
+use crate::ring::{self, Bell, Sender, WhenFull};
+use crate::schedule::sim::Feed;
+use crate::schedule::{Planner, RungPlan, admission};
+use crate::stage::{BatchStage, Budget, BuildContext, Built, Execute, Stage, StageError};
+use crate::telemetry::{Health, Pulse, RingMeter, StreamMeter, Telemetry};
+use crossbeam_channel::Receiver;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How much of a live stream a ring holds: a burst after a camera's pause, not more.
 const RING_SPAN: Duration = Duration::from_millis(200);
 /// Frames that a ring holds at most.
 const RING_ITEMS: usize = 16;
+/// All calibration of one device together takes about this long.
+const CALIBRATION: Duration = Duration::from_millis(2500);
 /// Frames that a ring holds at least.
 const RING_MIN: usize = 4;
 
 /// A built node, not yet running.
 struct Node {
+    number: u16,
     id: Arc<str>,
     from: Vec<Arc<str>>,
     /// One for each worker, in step with `outlets`.
@@ -43,9 +47,10 @@ struct Node {
 pub struct Graph {
     nodes: Vec<Node>,
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Threads,
     telemetry: Arc<Telemetry>,
     fps: f64,
+    capacity: Vec<usize>,
 }
 
 /// What a graph is built with.
@@ -93,12 +98,30 @@ pub fn context(pipeline: &Pipeline, id: &Arc<str>) -> BuildContext {
     }
 }
 
-/// A node to be: its id, what it takes frames from, where its threads run, what it is.
-type Planned = (Arc<str>, Vec<Arc<str>>, Placement, Plan);
+/// A node to be.
+struct Planned {
+    id: Arc<str>,
+    from: Vec<Arc<str>>,
+    placement: Placement,
+    plan: Plan,
+}
 
 enum Plan {
-    Worker { factory: Arc<Factory>, workers: usize },
-    Device { stage: Arc<dyn BatchStage> },
+    Worker { factories: Vec<Arc<Factory>>, rungs: Vec<AtRung>, workers: usize },
+    Device { ways: Ways },
+}
+
+/// A device of the pipeline and the stages on it: indices into the nodes to be.
+struct DevicePlan {
+    key: String,
+    slots: usize,
+    nodes: Vec<usize>,
+}
+
+/// A stage on its device, ready to start.
+struct DeviceStage {
+    node: usize,
+    opened: Opened,
 }
 
 impl Graph {
@@ -108,72 +131,111 @@ impl Graph {
     /// What cannot be built.
     pub fn start(parts: &Parts) -> Result<Self, EngineError> {
         let pipeline = parts.pipeline;
-        let mut plans: Vec<Planned> = Vec::new();
+        let mut planned: Vec<Planned> = Vec::new();
         for entry in &pipeline.stages {
-            plans.push((entry.id.clone(), entry.from.clone(), placement(pipeline, entry), plan(pipeline, entry)?));
+            planned.push(Planned {
+                id: entry.id.clone(),
+                from: entry.from.clone(),
+                placement: placement(pipeline, entry),
+                plan: plan(pipeline, entry)?,
+            });
         }
         for source in &pipeline.sources {
             let taken = pipeline.stages.iter().any(|s| s.from.contains(&source.id));
             let sunk = pipeline.sinks.iter().any(|s| s.from.contains(&source.id));
             if sunk || !taken {
                 let factory: Arc<Factory> = Arc::new(|| Ok(Box::new(Relay) as Box<dyn Stage>));
-                let placement = Placement { cpus: pipeline.cpus.clone(), realtime: pipeline.realtime };
-                let id = relay_of(&source.id).into();
-                plans.push((id, vec![source.id.clone()], placement, Plan::Worker { factory, workers: 1 }));
+                planned.push(Planned {
+                    id: relay_of(&source.id).into(),
+                    from: vec![source.id.clone()],
+                    placement: Placement { cpus: pipeline.cpus.clone(), realtime: pipeline.realtime },
+                    plan: Plan::Worker { factories: vec![factory], rungs: Vec::new(), workers: 1 },
+                });
             }
         }
 
         // Every part that can fail comes first, so that a reload that fails leaves no thread behind.
-        let mut ready = Vec::new();
-        for (id, _, _, plan) in &plans {
-            ready.push(match plan {
-                Plan::Worker { factory, workers } => {
-                    let stages: Result<Vec<_>, _> = (0..*workers).map(|_| factory()).collect();
-                    Ready::Worker(stages.map_err(|e| unusable(id, &e))?)
+        let mut instances = Vec::new();
+        for p in &planned {
+            let mut made = Vec::new();
+            if let Plan::Worker { factories, workers, .. } = &p.plan {
+                for _ in 0..*workers {
+                    let stages: Result<Vec<_>, _> = factories.iter().map(|f| f()).collect();
+                    made.push(stages.map_err(|e| unusable(&p.id, &e))?);
                 }
-                Plan::Device { stage } => open_device(id, stage)?,
-            });
+            }
+            instances.push(made);
+        }
+        let devices = devices(&planned)?;
+        let mut opened = Vec::new();
+        for device in &devices {
+            opened.push(open_device(device, &planned)?);
         }
 
-        let mut delivered = Vec::new();
-        let mut tails = Vec::new();
-        for (_, _, _, plan) in &plans {
-            let (tx, rx) = crossbeam_channel::bounded(1024);
-            let is_device = matches!(plan, Plan::Device { .. });
-            tails.push(Tail::new(is_device.then_some(tx)));
-            delivered.push(is_device.then_some(rx));
+        let mut tails: Vec<Tail> = Vec::new();
+        let mut deliveries = Vec::new();
+        let channels: Vec<_> = devices.iter().map(|_| crossbeam_channel::bounded(1024)).collect();
+        for n in 0..planned.len() {
+            let on = devices.iter().zip(&channels).find_map(|(d, (tx, _))| {
+                let site = d.nodes.iter().position(|&node| node == n)?;
+                Some((tx.clone(), site))
+            });
+            tails.push(Tail::new(on));
         }
+        deliveries.extend(channels.into_iter().map(|(_, rx)| rx));
         let shared = Arc::new(Shared {
             pipeline: pipeline.name.clone(),
             rungs: pipeline.rungs.iter().map(|r| r.name.clone()).collect(),
             tails,
             aborting: AtomicBool::new(false),
         });
+        let entries = entries(pipeline, &planned);
+        let capacity = capacity(pipeline, &devices, &opened);
         let mut graph = Self {
             nodes: Vec::new(),
             shared,
-            threads: Vec::new(),
+            threads: Arc::default(),
             telemetry: parts.telemetry.clone(),
             fps: pipeline.fps,
+            capacity,
         };
-        let taken: Vec<Arc<str>> = plans.iter().flat_map(|p| p.1.clone()).collect();
-        for (((number, (id, from, placement, plan)), ready), delivered) in
-            plans.into_iter().enumerate().zip(ready).zip(delivered)
-        {
-            let ports = parts.sinks.ports_from(id.strip_suffix(RELAY).unwrap_or(&id));
-            let seals = !taken.contains(&id) || !ports.is_empty();
-            let site = Site { number: number as u16, id, from, placement, seals, ports };
-            match (plan, ready) {
-                (Plan::Worker { factory, .. }, Ready::Worker(stages)) => {
-                    graph.start_workers(parts, site, &factory, stages)?;
+        let taken: Vec<Arc<str>> = planned.iter().flat_map(|p| p.from.clone()).collect();
+        let mut sites: Vec<Option<Site>> = planned
+            .iter()
+            .enumerate()
+            .map(|(number, p)| {
+                let ports = parts.sinks.ports_from(p.id.strip_suffix(RELAY).unwrap_or(&p.id));
+                Some(Site {
+                    number: number as u16,
+                    id: p.id.clone(),
+                    from: p.from.clone(),
+                    placement: p.placement.clone(),
+                    seals: !taken.contains(&p.id) || !ports.is_empty(),
+                    ports,
+                    entry: entries[number],
+                })
+            })
+            .collect();
+        let mut ways: Vec<Option<Ways>> = Vec::new();
+        for (n, (p, stages)) in planned.into_iter().zip(instances).enumerate() {
+            match p.plan {
+                Plan::Worker { factories, rungs, .. } => {
+                    ways.push(None);
+                    if let Some(site) = sites[n].take() {
+                        graph.start_workers(parts, site, &factories, &rungs, stages)?;
+                    }
                 }
-                (Plan::Device { stage }, Ready::Device { executors, memory, cost }) => {
-                    let Some(delivered) = delivered else { continue };
-                    graph.start_device(parts, site, &stage, executors, memory, cost, delivered)?;
-                }
-                _ => {}
+                Plan::Device { ways: w } => ways.push(Some(w)),
             }
         }
+        for ((device, stages), delivered) in devices.into_iter().zip(opened).zip(deliveries) {
+            let stages = stages
+                .into_iter()
+                .filter_map(|s| Some((sites[s.node].take()?, ways[s.node].take()?, s.opened)))
+                .collect();
+            graph.start_device(parts, &device, stages, delivered)?;
+        }
+        graph.nodes.sort_by_key(|n| n.number);
         Ok(graph)
     }
 
@@ -181,120 +243,152 @@ impl Graph {
         &mut self,
         parts: &Parts,
         site: Site,
-        factory: &Arc<Factory>,
-        stages: Vec<Box<dyn Stage>>,
+        factories: &[Arc<Factory>],
+        rungs: &[AtRung],
+        instances: Vec<Vec<Box<dyn Stage>>>,
     ) -> Result<(), EngineError> {
         let meter = parts.telemetry.stage(&site.id, "cpu");
         let (mut inboxes, mut outlets) = (Vec::new(), Vec::new());
-        for (n, stage) in stages.into_iter().enumerate() {
-            let (inbox, handle) = Inbox::new();
+        for (n, stages) in instances.into_iter().enumerate() {
+            let (bell, heard) = Bell::new();
+            let (inbox, handle) = Inbox::new(bell);
             let outlet = self.outlet(&site);
             let name = if n == 0 { site.id.to_string() } else { format!("{}/{n}", site.id) };
             let worker = Worker {
                 id: site.id.clone(),
                 node: site.number,
-                stage,
-                factory: factory.clone(),
+                stages,
+                factories: factories.to_vec(),
+                rungs: rungs.to_vec(),
                 inbox,
+                heard,
                 outlet: outlet.clone(),
                 shared: self.shared.clone(),
                 meter: meter.clone(),
                 pulse: parts.health.pulse(name.as_str()),
                 supervisor: parts.supervisor.clone(),
             };
-            self.threads.push(threads::spawn(&name, &site.placement, move || worker.run()).map_err(no_thread)?);
+            self.spawn(&name, &site.placement, move || worker.run())?;
             inboxes.push(handle);
             outlets.push(outlet);
         }
-        self.nodes.push(Node { id: site.id, from: site.from, inboxes, outlets, holds: 1, batch: 1 });
+        self.nodes.push(site.node(inboxes, outlets, 1, 1));
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments)]
+    fn spawn(
+        &self,
+        name: &str,
+        placement: &Placement,
+        body: impl FnOnce() + Send + 'static,
+    ) -> Result<(), EngineError> {
+        let thread = threads::spawn(name, placement, body).map_err(no_thread)?;
+        self.threads.lock().push((thread, None));
+        Ok(())
+    }
+
     fn start_device(
         &mut self,
         parts: &Parts,
-        site: Site,
-        stage: &Arc<dyn BatchStage>,
-        executors: Vec<Box<dyn crate::stage::Execute>>,
-        memory: Vec<crate::stage::Batch>,
-        cost: Cost,
-        delivered: crossbeam_channel::Receiver<Nanos>,
+        device: &DevicePlan,
+        stages: Vec<(Site, Ways, Opened)>,
+        delivered: Receiver<Delivery>,
     ) -> Result<(), EngineError> {
-        let deadline = parts.pipeline.sources.iter().filter_map(|s| s.deadline).max();
-        let limits = device::limits(&**stage, deadline.map(|d| d.as_nanos() as Nanos), parts.pipeline.fps);
-        let (in_flight, batch) = (memory.len(), stage.batch_sizes().last().copied().unwrap_or(1));
-        let holds = limits.per_stream + in_flight * batch.min(8);
-        let (inbox, handle) = Inbox::new();
-        let outlet = self.outlet(&site);
-        let (jobs_tx, jobs_rx) = crossbeam_channel::bounded(in_flight);
+        let slots = device.slots;
+        let deadline = parts.pipeline.sources.iter().filter_map(|s| s.deadline).max().map(|d| d.as_nanos() as Nanos);
+        let (bell, heard) = Bell::new();
+        // One for each slot and one prepared ahead.
+        let (jobs_tx, jobs_rx) = crossbeam_channel::bounded(slots + 2);
         let (events_tx, events_rx) = crossbeam_channel::unbounded();
-        let (done_tx, done_rx) = crossbeam_channel::unbounded();
-        let (spare_tx, spare_rx) = crossbeam_channel::bounded(in_flight);
-        for batch in memory {
-            // The channel holds exactly this many.
-            let _ = spare_tx.send((batch, Vec::new()));
-        }
-        let pulse = |role: &str| parts.health.pulse(format!("{}:{role}", site.id).as_str());
-        let dispatcher = Dispatcher {
-            id: site.id.clone(),
-            node: site.number,
-            stage: stage.clone(),
-            inbox,
-            shared: self.shared.clone(),
-            planner: Planner::new(limits, cost),
-            jobs: jobs_tx,
-            done: done_tx.clone(),
-            events: events_rx,
-            spare: spare_rx,
-            delivered,
-            telemetry: parts.telemetry.clone(),
-            pulse: pulse("plan"),
-            supervisor: parts.supervisor.clone(),
-            ending: Vec::new(),
+        let name: Arc<str> = match &stages[..] {
+            [(site, _, _)] => site.id.clone(),
+            _ => device.key.as_str().into(),
         };
-        let finisher = Finisher {
-            id: site.id.clone(),
-            stage: stage.clone(),
-            done: done_rx,
-            spare: spare_tx,
-            bell: handle.bell().clone(),
-            outlet: outlet.clone(),
-            meter: parts.telemetry.stage(&site.id, stage.device()),
-            pulse: pulse("finish"),
-            supervisor: parts.supervisor.clone(),
-        };
-        let mut spawn = |role: &str, body: Box<dyn FnOnce() + Send>| -> Result<(), EngineError> {
-            let name = format!("{}:{role}", site.id);
-            self.threads.push(threads::spawn(&name, &site.placement, body).map_err(no_thread)?);
-            Ok(())
-        };
-        for execute in executors {
-            let executor = Executor {
+        let placement = stages.first().map(|(site, _, _)| site.placement.clone()).unwrap_or_default();
+        let (mut posts, mut planned, mut finishers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut sessions: Vec<Vec<Vec<Box<dyn Execute>>>> = (0..slots).map(|_| Vec::new()).collect();
+        let (mut ids, mut all_ways, mut done, mut meters) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (site, ways, opened) in stages {
+            let (inbox, handle) = Inbox::new(bell.clone());
+            let outlet = self.outlet(&site);
+            let (done_tx, done_rx) = crossbeam_channel::unbounded();
+            let batches = opened.memory.iter().map(Vec::len).sum::<usize>();
+            let (spare_tx, spare_rx) = crossbeam_channel::bounded(batches + slots);
+            let meter = parts.telemetry.stage(&site.id, ways.device());
+            let waits =
+                (device::waits(&opened.site, deadline, parts.pipeline.fps), device::waits(&opened.site, None, 0.0));
+            let batch = waits.1;
+            for (slot, session) in sessions.iter_mut().zip(opened.sessions) {
+                slot.push(session);
+            }
+            finishers.push(Finisher {
                 id: site.id.clone(),
-                stage: stage.clone(),
-                execute,
-                jobs: jobs_rx.clone(),
-                events: events_tx.clone(),
-                bell: handle.bell().clone(),
-                done: done_tx.clone(),
-                meter: parts.telemetry.stage(&site.id, stage.device()),
-                pulse: pulse("run"),
+                ways: ways.clone(),
+                done: done_rx,
+                spare: spare_tx,
+                bell: bell.clone(),
+                outlet: outlet.clone(),
+                meter: meter.clone(),
+                pulse: parts.health.pulse(format!("{}:finish", site.id).as_str()),
                 supervisor: parts.supervisor.clone(),
-            };
-            spawn("run", Box::new(move || executor.run()))?;
+            });
+            ids.push(site.id.clone());
+            all_ways.push(ways.clone());
+            done.push(done_tx.clone());
+            meters.push(meter.clone());
+            posts.push(Post {
+                id: site.id.clone(),
+                ways,
+                inbox,
+                done: done_tx,
+                meter,
+                spare: spare_rx,
+                memory: opened.memory,
+                entry: site.entry,
+                waits,
+                number: 0,
+                ending: Vec::new(),
+            });
+            planned.push(opened.site);
+            let holds = waits.0 + (slots + 2) * batch.min(8);
+            self.nodes.push(site.node(vec![handle], vec![outlet], holds, batch));
         }
-        spawn("finish", Box::new(move || finisher.run()))?;
-        spawn("plan", Box::new(move || dispatcher.run()))?;
-        self.nodes.push(Node {
-            id: site.id,
-            from: site.from,
-            inboxes: vec![handle],
-            outlets: vec![outlet],
-            holds,
-            batch,
+        let crew = Arc::new(Crew {
+            name: name.clone(),
+            ids,
+            ways: all_ways,
+            jobs: jobs_rx,
+            events: events_tx,
+            bell,
+            done,
+            meters,
+            health: parts.health.clone(),
+            supervisor: parts.supervisor.clone(),
+            placement: placement.clone(),
+            threads: self.threads.clone(),
         });
-        Ok(())
+        for session in sessions {
+            crew.start(session).map_err(no_thread)?;
+        }
+        for finisher in finishers {
+            self.spawn(&format!("{}:finish", finisher.id), &placement, move || finisher.run())?;
+        }
+        let dispatcher = Dispatcher {
+            posts,
+            heard,
+            planner: Planner::new(planned, slots),
+            slots,
+            jobs: jobs_tx,
+            events: events_rx,
+            delivered,
+            crew,
+            telemetry: parts.telemetry.clone(),
+            pulse: parts.health.pulse(format!("{name}:plan").as_str()),
+            supervisor: parts.supervisor.clone(),
+            rungs: self.shared.rungs.clone(),
+            state: Default::default(),
+        };
+        self.spawn(&format!("{name}:plan"), &placement, move || dispatcher.run())
     }
 
     fn outlet(&self, site: &Site) -> Arc<Outlet> {
@@ -303,7 +397,13 @@ impl Graph {
 
     /// Lets a stream flow: opens its rings through the whole graph and gives back those that its source fills, with the
     /// number of frames that the graph may hold of it at once.
-    pub fn open(&self, stream: &Arc<Stream>, fast: bool, meter: &Arc<StreamMeter>) -> (Vec<Sender<Frame>>, usize) {
+    pub fn open(
+        &self,
+        stream: &Arc<Stream>,
+        fast: bool,
+        meter: &Arc<StreamMeter>,
+        terms: Terms,
+    ) -> (Vec<Sender<Frame>>, usize) {
         let mut senders: HashMap<&Arc<str>, Sender<Frame>> = HashMap::new();
         let (mut entry, mut held) = (Vec::new(), 0);
         // Which nodes the stream reaches, and over how many edges.
@@ -331,10 +431,10 @@ impl Graph {
                 ring::capacity(RING_SPAN, RING_ITEMS, self.fps).max(RING_MIN)
             };
             let when_full = if fast { WhenFull::Block } else { WhenFull::EvictOldest };
-            let spec = RingSpec { capacity: capacity * copies, when_full, by_count: fast, copies };
+            let spec = RingSpec { capacity: capacity * copies, when_full, by_count: fast, copies, terms };
             held += spec.capacity + node.holds;
             let ring: Arc<RingMeter> = self.telemetry.ring(&format!("{}/{}", node.id, stream.id));
-            let sender = node.inboxes[worker].open(stream, &spec, ring);
+            let sender = node.inboxes[worker].open(stream, &spec, ring, meter.clone());
             if node.from.contains(&stream.id) {
                 entry.push(sender.clone());
             }
@@ -358,9 +458,15 @@ impl Graph {
         self.nodes.iter().flat_map(|n| &n.inboxes).for_each(|i| i.abort());
     }
 
-    /// Whether all threads have ended.
+    /// Whether all threads have ended, but for those that hang and were given up.
     pub fn is_done(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
+        self.threads.lock().iter().all(|(t, pulse)| t.is_finished() || pulse.as_ref().is_some_and(Pulse::is_abandoned))
+    }
+
+    /// How many streams the devices can serve at each rung, best first; empty where no frame has a deadline or no
+    /// stage runs on a device.
+    pub fn capacity(&self) -> &[usize] {
+        &self.capacity
     }
 }
 
@@ -372,12 +478,14 @@ struct Site {
     placement: Placement,
     seals: bool,
     ports: Vec<SinkPort>,
+    /// No device stage lies before it.
+    entry: bool,
 }
 
-/// What a node runs with, opened and warm.
-enum Ready {
-    Worker(Vec<Box<dyn Stage>>),
-    Device { executors: Vec<Box<dyn crate::stage::Execute>>, memory: Vec<crate::stage::Batch>, cost: Cost },
+impl Site {
+    fn node(self, inboxes: Vec<Arc<InboxHandle>>, outlets: Vec<Arc<Outlet>>, holds: usize, batch: usize) -> Node {
+        Node { number: self.number, id: self.id, from: self.from, inboxes, outlets, holds, batch }
+    }
 }
 
 fn placement(pipeline: &Pipeline, entry: &StageEntry) -> Placement {
@@ -385,35 +493,135 @@ fn placement(pipeline: &Pipeline, entry: &StageEntry) -> Placement {
     Placement { cpus, realtime: pipeline.realtime }
 }
 
+/// Builds the ways of running a stage that its rungs ask for.
 fn plan(pipeline: &Pipeline, entry: &StageEntry) -> Result<Plan, EngineError> {
-    match entry.config.build(&context(pipeline, &entry.id)).map_err(|e| unusable(&entry.id, &e))? {
-        Built::Stage(factory) => Ok(Plan::Worker { factory: factory.into(), workers: entry.workers.max(1) }),
-        Built::Batch(stage) => Ok(Plan::Device { stage }),
+    let context = context(pipeline, &entry.id);
+    let at: Vec<AtRung> = (0..pipeline.rungs.len().max(1)).map(|rung| entry.at(rung)).collect();
+    // Only the ways that some rung takes, numbered anew.
+    let mut used: Vec<usize> = at.iter().filter_map(|a| a.variant).collect();
+    used.sort_unstable();
+    used.dedup();
+    let at: Vec<AtRung> = at
+        .into_iter()
+        .map(|a| AtRung { variant: a.variant.and_then(|v| used.iter().position(|&u| u == v)), every: a.every })
+        .collect();
+    let (mut factories, mut variants) = (Vec::new(), Vec::new());
+    for way in used {
+        match entry.way(way).build(&context).map_err(|e| unusable(&entry.id, &e))? {
+            Built::Stage(factory) => factories.push(Arc::<Factory>::from(factory)),
+            Built::Batch(stage) => variants.push(stage),
+        }
+    }
+    if variants.is_empty() {
+        return Ok(Plan::Worker { factories, rungs: at, workers: entry.workers.max(1) });
+    }
+    let rungs = at.iter().map(|a| RungPlan { variant: a.variant, every: a.every }).collect();
+    Ok(Plan::Device { ways: Ways { variants, rungs } })
+}
+
+/// What shares a planner: all that runs on the processor's cores, and each GPU.
+fn device_key(stage: &dyn BatchStage) -> &str {
+    match stage.device() {
+        "openvino" => "cpu",
+        gpu => gpu.strip_prefix("tensorrt:").map_or(gpu, |_| gpu),
     }
 }
 
-fn open_device(id: &Arc<str>, stage: &Arc<dyn BatchStage>) -> Result<Ready, EngineError> {
-    let mut executors = Vec::new();
-    for _ in 0..stage.slots().max(1) {
-        executors.push(stage.open().map_err(|e| unusable(id, &e))?);
-    }
-    let mut memory: Vec<_> = (0..device::batches_in_flight(&**stage)).map(|_| stage.buffers()).collect();
-    let cost = match (executors.first_mut(), memory.first_mut()) {
-        (Some(executor), Some(batch)) => {
-            device::calibrate(&**stage, &mut **executor, batch).map_err(|e| unusable(id, &e))?
+/// The devices and what runs on each.
+fn devices(planned: &[Planned]) -> Result<Vec<DevicePlan>, EngineError> {
+    let mut devices: Vec<DevicePlan> = Vec::new();
+    for (n, p) in planned.iter().enumerate() {
+        let Plan::Device { ways } = &p.plan else { continue };
+        let Some(first) = ways.variants.first() else { continue };
+        let key = device_key(&**first);
+        if let Some(other) = ways.variants.iter().find(|v| device_key(&***v) != key) {
+            return Err(EngineError::Unusable(format!(
+                "stage `{}`: its rungs run on different devices ({} and {}); give it a `device` that takes all of them",
+                p.id,
+                first.device(),
+                other.device()
+            )));
         }
-        _ => Cost::fit(&[]),
-    };
-    tracing::info!(
-        stage = &**id,
-        device = stage.device(),
-        slots = executors.len(),
-        batch_sizes = ?stage.batch_sizes(),
-        "ready: a batch of b takes {:.2} ms + b · {:.2} ms",
-        crate::frame::clock::millis(cost.alpha()),
-        crate::frame::clock::millis(cost.beta()),
-    );
-    Ok(Ready::Device { executors, memory, cost })
+        match devices.iter_mut().find(|d| d.key == key) {
+            Some(device) => device.nodes.push(n),
+            None => devices.push(DevicePlan { key: key.to_owned(), slots: 1, nodes: vec![n] }),
+        }
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    for device in &mut devices {
+        let stages = || {
+            device.nodes.iter().filter_map(|&n| match &planned[n].plan {
+                Plan::Device { ways } => ways.variants.first(),
+                Plan::Worker { .. } => None,
+            })
+        };
+        let asked = stages().map(|s| s.slots()).max().unwrap_or(1).max(1);
+        // Stages that leave cores idle may run beside each other.
+        let beside = match device.key.as_str() {
+            "cpu" => (cores / stages().map(|s| s.threads()).max().unwrap_or(1).max(1)).min(device.nodes.len()),
+            _ => 1,
+        };
+        device.slots = asked.max(beside);
+    }
+    Ok(devices)
+}
+
+/// Opens and measures what runs on a device.
+fn open_device(device: &DevicePlan, planned: &[Planned]) -> Result<Vec<DeviceStage>, EngineError> {
+    let mut out = Vec::new();
+    for &node in &device.nodes {
+        let Planned { id, plan: Plan::Device { ways }, .. } = &planned[node] else { continue };
+        let patience = CALIBRATION / device.nodes.len() as u32;
+        let opened = device::open(ways, device.slots, patience).map_err(|e| unusable(id, &e))?;
+        for (stage, variant) in ways.variants.iter().zip(&opened.site.variants) {
+            tracing::info!(
+                stage = &**id,
+                device = stage.device(),
+                slots = device.slots,
+                batch_sizes = ?stage.batch_sizes(),
+                "ready: a batch of b takes {:.2} ms + b · {:.2} ms",
+                crate::frame::clock::millis(variant.cost.alpha()),
+                crate::frame::clock::millis(variant.cost.beta()),
+            );
+        }
+        out.push(DeviceStage { node, opened });
+    }
+    Ok(out)
+}
+
+/// For each node whether no device stage lies before it.
+fn entries(pipeline: &Pipeline, planned: &[Planned]) -> Vec<bool> {
+    // Stages come after those they take frames from.
+    let mut behind: Vec<&str> = Vec::new();
+    let mut entries = Vec::new();
+    for p in planned {
+        let entry = !p.from.iter().any(|f| behind.contains(&&**f));
+        if !entry || matches!(p.plan, Plan::Device { .. }) {
+            behind.push(&p.id);
+        }
+        entries.push(entry);
+    }
+    debug_assert!(pipeline.stages.len() <= planned.len());
+    entries
+}
+
+/// How many streams all devices together can serve at each rung.
+fn capacity(pipeline: &Pipeline, devices: &[DevicePlan], opened: &[Vec<DeviceStage>]) -> Vec<usize> {
+    let Some(deadline) = pipeline.sources.iter().filter_map(|s| s.deadline).min() else { return Vec::new() };
+    if devices.is_empty() {
+        return Vec::new();
+    }
+    let mut feed = Feed::steady(pipeline.fps, deadline.as_nanos() as Nanos);
+    (0..pipeline.rungs.len().max(1))
+        .map(|rung| {
+            let of = |(device, stages): (&DevicePlan, &Vec<DeviceStage>)| {
+                let sites: Vec<_> = stages.iter().map(|s| s.opened.site.clone()).collect();
+                feed.branches = vec![(0..sites.len()).collect()];
+                admission::capacity(&sites, device.slots, &feed, rung)
+            };
+            devices.iter().zip(opened).map(of).min().unwrap_or(0)
+        })
+        .collect()
 }
 
 fn unusable(id: &str, error: &StageError) -> EngineError {

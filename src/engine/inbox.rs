@@ -3,13 +3,12 @@
 
 use crate::frame::{Frame, Stream};
 use crate::ring::{self, Bell, Sender, WhenFull};
-use crate::telemetry::RingMeter;
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use crate::telemetry::{RingMeter, StreamMeter};
+use crossbeam_channel::{Receiver, TryRecvError};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 /// One stream's ring into a node.
 struct Port {
@@ -19,6 +18,17 @@ struct Port {
     meter: Arc<RingMeter>,
     /// Copies of each frame that come in here: more than one where branches join.
     copies: usize,
+    stream_meter: Arc<StreamMeter>,
+    terms: Terms,
+}
+
+/// On which terms a stream is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Its frames are taken; else they are shed as `admission`.
+    pub admitted: bool,
+    /// The rung that it starts on.
+    pub rung: usize,
 }
 
 /// The part that the outside holds: opens rings, and says when there will be no more.
@@ -39,13 +49,29 @@ pub struct RingSpec {
     pub by_count: bool,
     /// Copies of each frame that will come, one for each branch that joins here.
     pub copies: usize,
+    /// On which terms the stream is taken.
+    pub terms: Terms,
 }
 
 impl InboxHandle {
     /// Opens a ring for a stream. Where branches join, each of them gets a clone of the sender.
-    pub fn open(&self, stream: &Arc<Stream>, spec: &RingSpec, meter: Arc<RingMeter>) -> Sender<Frame> {
+    pub fn open(
+        &self,
+        stream: &Arc<Stream>,
+        spec: &RingSpec,
+        meter: Arc<RingMeter>,
+        stream_meter: Arc<StreamMeter>,
+    ) -> Sender<Frame> {
         let (tx, rx) = ring::with_bell(spec.capacity, spec.when_full, Some(self.bell.clone()));
-        let port = Port { stream: stream.clone(), by_count: spec.by_count, rx, meter, copies: spec.copies };
+        let port = Port {
+            stream: stream.clone(),
+            by_count: spec.by_count,
+            rx,
+            meter,
+            copies: spec.copies,
+            stream_meter,
+            terms: spec.terms,
+        };
         self.added.lock().push(port);
         self.bell.ring();
         tx
@@ -62,11 +88,6 @@ impl InboxHandle {
         self.aborting.store(true, Ordering::Release);
         self.close();
     }
-
-    /// The node's bell: whoever has news for the node rings it.
-    pub fn bell(&self) -> &Bell {
-        &self.bell
-    }
 }
 
 /// What happened to the streams since the last look.
@@ -77,6 +98,10 @@ pub enum Change {
         stream: Arc<Stream>,
         /// Offline: batches are formed by count.
         by_count: bool,
+        /// Its measurements.
+        meter: Arc<StreamMeter>,
+        /// On which terms it is taken.
+        terms: Terms,
     },
     /// No more frames of this stream will come.
     Ended(Arc<Stream>),
@@ -85,7 +110,6 @@ pub enum Change {
 /// The part that the node's thread holds.
 pub struct Inbox {
     handle: Arc<InboxHandle>,
-    heard: Receiver<()>,
     ports: Vec<Port>,
     next: usize,
     joins: HashMap<u32, Join>,
@@ -129,32 +153,17 @@ impl Join {
 }
 
 impl Inbox {
-    /// An inbox without rings, and its handle.
-    pub fn new() -> (Self, Arc<InboxHandle>) {
-        let (bell, heard) = Bell::new();
+    /// An inbox without rings, and its handle. The bell wakes the thread that reads it.
+    pub fn new(bell: Bell) -> (Self, Arc<InboxHandle>) {
         let handle = Arc::new(InboxHandle {
             bell,
             added: Mutex::default(),
             closing: AtomicBool::new(false),
             aborting: AtomicBool::new(false),
         });
-        let inbox = Self {
-            handle: handle.clone(),
-            heard,
-            ports: Vec::new(),
-            next: 0,
-            joins: HashMap::new(),
-            changes: Vec::new(),
-        };
+        let inbox =
+            Self { handle: handle.clone(), ports: Vec::new(), next: 0, joins: HashMap::new(), changes: Vec::new() };
         (inbox, handle)
-    }
-
-    /// Waits until somebody rings, `patience` at most.
-    pub fn wait(&self, patience: Duration) {
-        match self.heard.recv_timeout(patience) {
-            // The bell lives in our own handle, so it cannot be disconnected.
-            Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
-        }
     }
 
     /// Whether the node may end: no ring is left and none will be opened.
@@ -171,7 +180,12 @@ impl Inbox {
     pub fn refresh(&mut self) {
         let mut added = self.handle.added.lock();
         for port in added.drain(..) {
-            self.changes.push(Change::Opened { stream: port.stream.clone(), by_count: port.by_count });
+            self.changes.push(Change::Opened {
+                stream: port.stream.clone(),
+                by_count: port.by_count,
+                meter: port.stream_meter.clone(),
+                terms: port.terms,
+            });
             self.ports.push(port);
         }
     }

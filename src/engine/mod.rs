@@ -17,11 +17,13 @@ mod supervisor;
 mod threads;
 mod worker;
 
-use crate::config::{Pipeline, SourceEntry};
+use crate::config::{Admission, Pipeline, SourceEntry};
 use crate::frame::{Nanos, Signal, Stream};
+use crate::schedule::admission;
 use crate::source::Intake;
 use crate::telemetry::{Health, StreamMeter, Telemetry};
 use graph::{Graph, Parts};
+use inbox::Terms;
 use sinks::Sinks;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -107,11 +109,54 @@ impl Engine {
         }
         // The report's warm-up counts from here: everything that takes frames is ready.
         engine.telemetry.ready();
-        for i in 0..engine.pipeline.sources.len() {
+        let terms = engine.terms();
+        for (i, terms) in terms.into_iter().enumerate() {
             let stream = engine.new_stream(i);
-            engine.start_source(i, stream)?;
+            engine.start_source(i, stream, terms)?;
         }
         Ok(engine)
+    }
+
+    /// On which terms each source of the file is taken, by what the devices can serve.
+    fn terms(&self) -> Vec<Terms> {
+        let pipeline = &self.pipeline;
+        let capacity = self.graph.capacity();
+        let names: Vec<&str> = pipeline.rungs.iter().map(|r| &*r.name).collect();
+        for (name, &n) in names.iter().zip(capacity) {
+            self.telemetry.capacity(name, n);
+            tracing::info!(rung = name, streams = n, fps = pipeline.fps, "capacity");
+        }
+        let mut terms = vec![Terms { admitted: true, rung: 0 }; pipeline.sources.len()];
+        let live: Vec<usize> = (0..terms.len()).filter(|&i| pipeline.sources[i].deadline.is_some()).collect();
+        // Where not even one stream fits, that is said of each stream, and its frames are shed as infeasible.
+        let Some(&best) = capacity.first().filter(|&&n| n > 0) else { return terms };
+        match pipeline.admission {
+            Admission::Off => {}
+            Admission::Degrade => {
+                let fits = capacity.iter().position(|&n| n >= live.len());
+                let rung = fits.unwrap_or(capacity.len() - 1);
+                if rung > 0 {
+                    let (streams, name) = (live.len(), names[rung]);
+                    tracing::warn!(streams, best, rung = name, "more streams than fit at the best quality");
+                }
+                live.iter().for_each(|&i| terms[i].rung = rung);
+            }
+            Admission::Refuse => {
+                let priorities: Vec<i32> = live.iter().map(|&i| pipeline.sources[i].config.priority).collect();
+                for (&i, admitted) in live.iter().zip(admission::admitted(&priorities, best)) {
+                    terms[i].admitted = admitted;
+                    if !admitted {
+                        tracing::error!(
+                            stream = &*pipeline.sources[i].id,
+                            "refused: this machine serves {best} of the {} streams; its frames are shed (`admission`). \
+                             `admission = \"degrade\"` lets quality give way instead, \"off\" checks nothing",
+                            live.len()
+                        );
+                    }
+                }
+            }
+        }
+        terms
     }
 
     fn new_stream(&mut self, i: usize) -> Arc<Stream> {
@@ -127,11 +172,11 @@ impl Engine {
         stream
     }
 
-    fn start_source(&mut self, i: usize, stream: Arc<Stream>) -> Result<(), EngineError> {
+    fn start_source(&mut self, i: usize, stream: Arc<Stream>, terms: Terms) -> Result<(), EngineError> {
         let entry = &self.pipeline.sources[i];
         let fast = streams::is_fast(&self.pipeline, entry);
         let meter: Arc<StreamMeter> = self.telemetry.stream(&stream);
-        let (rings, held) = self.graph.open(&stream, fast, &meter);
+        let (rings, held) = self.graph.open(&stream, fast, &meter, terms);
         let intake = Arc::new(Intake::new(stream.clone(), rings, held));
         match streams::Running::start(&self.pipeline, entry, intake, meter) {
             Ok(running) => self.sources.push(running),
@@ -201,11 +246,11 @@ impl Engine {
         self.pipeline = pipeline;
         let mut before: HashMap<Arc<str>, streams::Running> =
             std::mem::take(&mut self.sources).into_iter().map(|s| (s.stream.id.clone(), s)).collect();
-        for i in 0..self.pipeline.sources.len() {
+        for (i, terms) in self.terms().into_iter().enumerate() {
             let entry: &SourceEntry = &self.pipeline.sources[i];
             match before.remove(&entry.id) {
                 Some(running) if running.settings == streams::settings(entry) => {
-                    let (rings, _) = self.graph.open(&running.stream, running.fast, &running.meter);
+                    let (rings, _) = self.graph.open(&running.stream, running.fast, &running.meter, terms);
                     running.intake.redirect(rings);
                     self.sources.push(running);
                 }
@@ -217,7 +262,7 @@ impl Engine {
                         old.intake.stop();
                         before.insert(old.stream.id.clone(), old);
                     }
-                    self.start_source(i, stream)?;
+                    self.start_source(i, stream, terms)?;
                 }
             }
         }
@@ -265,7 +310,9 @@ fn describe(pipeline: &Pipeline, telemetry: &Telemetry) {
     telemetry.set_rungs(&pipeline.rungs.iter().map(|r| r.name.clone()).collect::<Vec<_>>());
     telemetry.note_pipeline(&pipeline.sha256);
     for stage in &pipeline.stages {
-        for (name, sha256) in stage.config.models(&graph::context(pipeline, &stage.id)) {
+        let context = graph::context(pipeline, &stage.id);
+        let ways = std::iter::once(&stage.config).chain(&stage.variants);
+        for (name, sha256) in ways.flat_map(|w| w.models(&context)) {
             telemetry.note_model(&name, &sha256);
         }
     }

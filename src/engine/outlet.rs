@@ -1,6 +1,7 @@
 //! Where frames go when a node is done with them: on to the rings of the next nodes, and to the sinks.
 
-use crate::frame::{FailReason, Frame, Nanos, Outcome, Payload, Record, clock};
+use super::device::Delivery;
+use crate::frame::{FailReason, Frame, Outcome, Payload, Record, clock};
 use crate::ring::{Pushed, Sender};
 use crate::schedule::Estimate;
 use crate::telemetry::{Breakdown, SinkMeter, StreamMeter};
@@ -14,13 +15,13 @@ use std::time::Duration;
 /// What lies behind a node: how long frames take from there to the sinks' queues, and how they end.
 pub struct Tail {
     estimate: Mutex<Estimate>,
-    /// Tells a device's planner how late its frames were delivered; 0 is on time.
-    delivered: Option<channel::Sender<Nanos>>,
+    /// Tells a device's planner how its frames were delivered: where, and as which of its stages.
+    delivered: Option<(channel::Sender<Delivery>, usize)>,
 }
 
 impl Tail {
     /// Nothing measured yet.
-    pub fn new(delivered: Option<channel::Sender<Nanos>>) -> Self {
+    pub fn new(delivered: Option<(channel::Sender<Delivery>, usize)>) -> Self {
         Self { estimate: Mutex::default(), delivered }
     }
     /// From leaving the node to the sinks' queues.
@@ -128,10 +129,13 @@ impl Outlet {
         ticket.mark(if late == 0 { Outcome::OnTime } else { Outcome::Late });
         for &(node, at) in frame.passed.nodes() {
             let Some(tail) = self.shared.tails.get(usize::from(node)) else { continue };
-            tail.estimate.lock().observe(delivered.saturating_sub(at));
-            if let Some(tx) = &tail.delivered {
+            let behind = delivered.saturating_sub(at);
+            tail.estimate.lock().observe(behind);
+            // A frame that went past a stage says nothing about the way behind it.
+            if let Some((tx, site)) = tail.delivered.as_ref().filter(|_| frame.inferred) {
+                let stream = ticket.stream.index;
                 // A full queue only means that the planner has enough to learn from.
-                let _ = tx.try_send(late);
+                let _ = tx.try_send(Delivery { site: *site, stream, at: delivered, tail: behind, late });
             }
         }
         if frame.inferred {
@@ -154,7 +158,8 @@ impl Outlet {
             finish: w.finish,
             rest: w.rest,
         };
-        meter.delivered(ticket.captured, &parts, parts.wait.saturating_sub(w.queued), frame.rung);
+        let rung = frame.rung.unwrap_or(0);
+        meter.delivered(ticket.captured, &parts, parts.wait.saturating_sub(w.queued), rung);
         if self.sinks.is_empty() {
             return;
         }
@@ -169,7 +174,7 @@ impl Outlet {
             camera_time_us: frame.camera_time_us,
             delivered,
             on_time: late == 0,
-            rung: self.shared.rungs.get(frame.rung).cloned().unwrap_or_else(|| "full".into()),
+            rung: self.shared.rungs.get(rung).cloned().unwrap_or_else(|| "full".into()),
             rescued: frame.rescued,
             inferred: frame.inferred,
             size,

@@ -4,9 +4,12 @@ use super::device::HANG;
 use super::inbox::{Change, Inbox};
 use super::outlet::{Outlet, Shared};
 use super::supervisor::Supervisor;
+use crate::config::AtRung;
 use crate::frame::{FailReason, Frame, Outcome, clock};
+use crate::ring;
 use crate::stage::{Budget, Stage, StageError};
 use crate::telemetry::{Pulse, StageMeter};
+use crossbeam_channel::Receiver;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +23,16 @@ pub struct Worker {
     pub id: Arc<str>,
     /// Its number in the graph.
     pub node: u16,
-    /// The stage.
-    pub stage: Box<dyn Stage>,
-    /// Makes it anew.
-    pub factory: Arc<Factory>,
+    /// The ways of running the stage.
+    pub stages: Vec<Box<dyn Stage>>,
+    /// Make them anew.
+    pub factories: Vec<Arc<Factory>>,
+    /// What it does at each rung; empty: the same at all of them.
+    pub rungs: Vec<AtRung>,
     /// What it reads.
     pub inbox: Inbox,
+    /// Rung when there is something to read.
+    pub heard: Receiver<()>,
     /// Where its frames go.
     pub outlet: Arc<Outlet>,
     /// What the graph's nodes share.
@@ -42,13 +49,13 @@ impl Worker {
     /// Runs until no more frames can come.
     pub fn run(mut self) {
         while !self.inbox.is_done() {
-            self.inbox.wait(Duration::from_millis(200));
+            ring::listen(&self.heard, Duration::from_millis(200));
             self.inbox.refresh();
             loop {
                 let frame = self.inbox.next(|_| true);
                 while let Some(change) = self.inbox.change() {
                     if let Change::Ended(stream) = change {
-                        self.stage.forget(stream.index);
+                        self.stages.iter_mut().for_each(|s| s.forget(stream.index));
                         self.outlet.end(stream.index);
                     }
                 }
@@ -62,13 +69,22 @@ impl Worker {
         }
     }
 
+    /// The way of running the stage for this frame; `None` where its rung leaves it out.
+    fn way(&self, frame: &Frame) -> Option<usize> {
+        let at = self.rungs.get(frame.rung.unwrap_or(0)).copied().unwrap_or_default();
+        // Streams take turns, as they do on devices.
+        let turn = frame.ticket.seq + u64::from(frame.stream().index);
+        at.variant.filter(|_| turn.is_multiple_of(u64::from(at.every.max(1))))
+    }
+
     fn work(&mut self, mut frame: Frame) {
+        let Some(way) = self.way(&frame) else { return self.outlet.pass(frame) };
         let start = clock::now();
         let arrived = frame.passed.nodes().last().map_or(frame.arrival.decoded, |n| n.1);
         let tail = self.shared.tails[usize::from(self.node)].estimate().upper(2.3);
         let budget = Budget { leave_by: frame.ticket.deadline().map(|d| d.saturating_sub(tail)) };
         self.pulse.begin(start, HANG);
-        let result = catch_unwind(AssertUnwindSafe(|| self.stage.process(&mut frame, budget)));
+        let result = catch_unwind(AssertUnwindSafe(|| self.stages[way].process(&mut frame, budget)));
         let end = clock::now();
         self.pulse.end();
         self.meter.frame(end - start, start.saturating_sub(arrived));
@@ -83,9 +99,9 @@ impl Worker {
                 self.meter.panicked();
                 frame.ticket.mark(Outcome::Failed(FailReason::Panic));
                 drop(frame);
-                let factory = &self.factory;
+                let factory = &self.factories[way];
                 if let Some(stage) = self.supervisor.after_panic(&self.id, &*panic, || factory()) {
-                    self.stage = stage;
+                    self.stages[way] = stage;
                 }
             }
         }

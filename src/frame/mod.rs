@@ -79,12 +79,14 @@ pub struct Frame {
     pub payload: Payload,
     /// What stages wrote so far.
     pub annotations: Annotations,
-    /// Index of the rung that made the result, 0 is best.
-    pub rung: usize,
+    /// Index of the rung that makes the result, 0 is best; `None` until a device stage has chosen it.
+    pub rung: Option<usize>,
     /// A lower rung than the stream's ceiling saved it.
     pub rescued: bool,
     /// A device stage ran on its own payload.
     pub inferred: bool,
+    /// A rung left it to a tracker.
+    pub carried: bool,
     /// Time at work so far.
     pub work: Work,
     /// The nodes it has left.
@@ -101,9 +103,10 @@ impl Frame {
             arrival,
             payload,
             annotations: Annotations::default(),
-            rung: 0,
+            rung: None,
             rescued: false,
             inferred: false,
+            carried: false,
             work: Work::default(),
             passed: Passed::default(),
         }
@@ -114,7 +117,8 @@ impl Frame {
         self.annotations.merge(other.annotations);
         self.rung = self.rung.max(other.rung);
         self.rescued |= other.rescued;
-        self.inferred |= other.inferred;
+        self.carried |= other.carried;
+        self.inferred = (self.inferred || other.inferred) && !self.carried;
         let mine = self.work.prepare + self.work.execute + self.work.finish + self.work.rest;
         let theirs = other.work.prepare + other.work.execute + other.work.finish + other.work.rest;
         if theirs > mine {

@@ -40,7 +40,7 @@ impl Estimate {
         (self.mean + k * self.variance.sqrt()).max(0.0) as Nanos
     }
 
-    fn variance(&self) -> f64 {
+    pub(super) fn variance(&self) -> f64 {
         self.variance
     }
 
@@ -50,25 +50,22 @@ impl Estimate {
     }
 }
 
-/// What a frame still costs from its start on a device to the sinks' queues.
-///
-/// A batch of b takes `ξ·(α + β·b) + k·σ`: α and β from a calibration, the slowdown ξ with its deviation σ from what
-/// batches really took (after ALERT, USENIX ATC 2020). Around it stand the preprocess of each frame, and the tail behind
-/// the device.
+/// What one way of running a stage costs: α + β·b for a batch of b, as calibrated on an otherwise idle device, and the
+/// preprocess of a frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cost {
     alpha: f64,
     beta: f64,
-    slowdown: f64,
-    slowdown_variance: f64,
+    /// By how much this one is off when the device's slowdown is taken out; learnt slowly.
+    bias: f64,
     /// Pixels to tensor, one frame.
     pub prepare: Estimate,
-    /// From the end of the batch to the sinks' queues.
-    pub tail: Estimate,
 }
 
 /// Deviations added to a mean, so that about one estimate in a hundred is exceeded.
-const K: f64 = 2.3;
+pub(super) const K: f64 = 2.3;
+/// Weight of one batch in what is learnt of its own bias.
+const BIAS_GAIN: f64 = 0.01;
 
 impl Cost {
     /// A model through measured (batch size, span) points, by least squares; α and β are never negative.
@@ -87,14 +84,12 @@ impl Cost {
         } else {
             (0.0, per_frame)
         };
-        Self {
-            alpha,
-            beta,
-            slowdown: 1.0,
-            slowdown_variance: 0.0025,
-            prepare: Estimate::default(),
-            tail: Estimate::default(),
-        }
+        Self::of(alpha as Nanos, beta as Nanos)
+    }
+
+    /// A model with these costs, nanoseconds: a batch's fixed part, and each frame's.
+    pub fn of(alpha: Nanos, beta: Nanos) -> Self {
+        Self { alpha: alpha as f64, beta: beta as f64, bias: 1.0, prepare: Estimate::default() }
     }
 
     /// Fixed cost of a batch, as calibrated.
@@ -105,70 +100,111 @@ impl Cost {
     pub fn beta(&self) -> Nanos {
         self.beta as Nanos
     }
-    /// ξ: how much slower the device is than when it was calibrated.
-    pub fn slowdown(&self) -> f64 {
-        self.slowdown
+
+    /// A batch's span on a device that is as fast as when it was calibrated, nanoseconds.
+    pub(super) fn base(&self, b: usize) -> f64 {
+        self.bias * (self.alpha + self.beta * b as f64)
     }
 
-    fn base(&self, b: usize) -> f64 {
-        self.alpha + self.beta * b as f64
+    fn per_frame(&self) -> f64 {
+        self.bias * self.beta
+    }
+}
+
+/// ξ: how many times slower a device is than when it was calibrated, with its deviation (after ALERT, USENIX ATC 2020).
+/// One for each device: what slows one model down slows all of them down.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slowdown {
+    mean: f64,
+    variance: f64,
+    /// Consecutive surprises in one direction: slower counts up, faster counts down.
+    streak: i32,
+}
+
+impl Default for Slowdown {
+    fn default() -> Self {
+        Self { mean: 1.0, variance: 0.0025, streak: 0 }
+    }
+}
+
+/// So many surprises in a row are a step change.
+const STEP: i32 = 3;
+
+impl Slowdown {
+    /// ξ.
+    pub fn mean(&self) -> f64 {
+        self.mean
     }
 
-    /// The batch's expected span.
-    pub fn expected(&self, b: usize) -> Nanos {
-        (self.slowdown * self.base(b)) as Nanos
+    /// The deviation of ξ.
+    pub fn deviation(&self) -> f64 {
+        self.variance.sqrt()
     }
 
-    /// The batch's span with its safety margin.
-    pub fn bounded(&self, b: usize) -> Nanos {
-        ((self.slowdown + K * self.slowdown_variance.sqrt()) * self.base(b)) as Nanos
+    /// The device took `span` for a batch of `b` that costs `cost`. One outlier counts as at most twice what was
+    /// expected; three surprises in a row are a step change, which is followed within a few batches.
+    pub fn observe(&mut self, cost: &mut Cost, b: usize, span: Nanos) {
+        let base = cost.base(b);
+        if base <= 0.0 {
+            return;
+        }
+        let x = (span as f64 / base).clamp(self.mean * 0.25, self.mean * 2.0 + 0.5);
+        let step = x - self.mean;
+        if step.abs() > 1.5 * self.deviation().max(0.05 * self.mean) {
+            self.streak = if step > 0.0 { self.streak.max(0) + 1 } else { self.streak.min(0) - 1 };
+        } else {
+            self.streak = 0;
+        }
+        let gain = match (self.streak.abs() >= STEP, step > 0.0) {
+            (true, _) => 0.4,
+            // Slower is believed faster than quicker is: a wrong guess in that direction only costs throughput.
+            (false, true) => 0.15,
+            (false, false) => GAIN,
+        };
+        self.mean = (self.mean + gain * step).clamp(0.01, 10_000.0);
+        self.variance = (1.0 - GAIN) * (self.variance + GAIN * step * step);
+        let own = span as f64 / (base * self.mean);
+        cost.bias = (cost.bias * (1.0 + BIAS_GAIN * (own.clamp(0.5, 2.0) - 1.0))).clamp(0.5, 2.0);
+    }
+
+    /// Nothing has been measured for a while: the deviation shrinks, so that a wrong estimate heals.
+    pub fn relax(&mut self) {
+        self.variance *= 0.5;
+    }
+
+    /// A batch's expected span.
+    pub fn expected(&self, cost: &Cost, b: usize) -> Nanos {
+        (self.mean * cost.base(b)) as Nanos
+    }
+
+    /// A batch's span with its safety margin.
+    pub fn bounded(&self, cost: &Cost, b: usize) -> Nanos {
+        ((self.mean + K * self.deviation()) * cost.base(b)) as Nanos
     }
 
     /// Everything from now on for `frames` frames that start with their preprocess now and run as a batch of `size`
-    /// (the warmed size at or above their number): what is expected, and for safety the deviations of all parts
-    /// together and `margin`.
+    /// (the warmed size at or above their number), with `tail` behind the device: what is expected, and for safety the
+    /// deviations of all parts together and `margin`.
     ///
     /// Safety takes at most half of what the expectation leaves of `allowance` (captured to deadline): in bad times an
     /// idle device still serves a fresh frame, where more caution would shed every frame and learn nothing.
-    pub fn path(&self, frames: usize, size: usize, margin: Nanos, allowance: Nanos) -> Nanos {
-        let expected = self.prepare.mean() * frames as Nanos + self.expected(size) + self.tail.mean();
-        let variance = self.prepare.variance() * frames as f64
-            + self.slowdown_variance * self.base(size).powi(2)
-            + self.tail.variance();
+    pub fn path(&self, cost: &Cost, tail: &Estimate, batch: (usize, usize), margin: Nanos, allowance: Nanos) -> Nanos {
+        let (frames, size) = batch;
+        let expected = cost.prepare.mean() * frames as Nanos + self.expected(cost, size) + tail.mean();
+        let variance =
+            cost.prepare.variance() * frames as f64 + self.variance * cost.base(size).powi(2) + tail.variance();
         let safety = (K * variance.sqrt()) as Nanos + margin;
         expected + safety.min(allowance.saturating_sub(expected) / 2)
     }
 
-    /// The device took `span` for a batch of `b`. One outlier counts as at most twice what was expected; a step change
-    /// is followed within about ten batches.
-    pub fn observe(&mut self, b: usize, span: Nanos) {
-        let base = self.base(b);
-        if base <= 0.0 {
-            return;
-        }
-        let x = (span as f64 / base).clamp(self.slowdown * 0.25, self.slowdown * 2.0 + 0.5);
-        let step = x - self.slowdown;
-        // Slower is believed faster than quicker is: a wrong guess in that direction only costs throughput.
-        let gain = if step > 0.0 { 0.15 } else { GAIN };
-        self.slowdown = (self.slowdown + gain * step).clamp(0.01, 10_000.0);
-        self.slowdown_variance = (1.0 - GAIN) * (self.slowdown_variance + GAIN * step * step);
-    }
-
-    /// Nothing has been measured for a while: deviations shrink, so that a wrong estimate heals.
-    pub fn relax(&mut self) {
-        self.slowdown_variance *= 0.5;
-        self.tail.relax();
-        self.prepare.relax();
-    }
-
     /// b\* = ⌊((D − tail)/2 − α)/β⌋, at least 1: a larger batch starves the frames that arrive behind it.
-    pub fn largest_batch(&self, deadline: Nanos) -> usize {
-        let half = deadline.saturating_sub(self.tail.mean()) as f64 / 2.0;
-        let per_frame = self.slowdown * self.beta + self.prepare.mean() as f64;
+    pub fn largest_batch(&self, cost: &Cost, tail: &Estimate, deadline: Nanos) -> usize {
+        let half = deadline.saturating_sub(tail.mean()) as f64 / 2.0;
+        let per_frame = self.mean * cost.per_frame() + cost.prepare.mean() as f64;
         if per_frame < 1.0 {
             return usize::MAX;
         }
-        ((half - self.slowdown * self.alpha) / per_frame).floor().max(1.0) as usize
+        ((half - self.mean * cost.bias * cost.alpha) / per_frame).floor().max(1.0) as usize
     }
 }
 
@@ -191,23 +227,40 @@ mod tests {
     }
 
     #[test]
-    fn a_step_change_is_followed_and_an_outlier_is_not() {
-        let mut c = Cost::fit(&[(1, 10 * MILLI)]);
+    fn a_step_change_is_followed_within_half_a_second_and_an_outlier_is_not() {
+        let (mut c, mut xi) = (Cost::fit(&[(1, 10 * MILLI)]), Slowdown::default());
         for _ in 0..50 {
-            c.observe(1, 10 * MILLI);
+            xi.observe(&mut c, 1, 10 * MILLI);
         }
-        c.observe(1, 400 * MILLI);
-        assert!(c.expected(1) < 14 * MILLI, "one outlier: {}", c.expected(1));
-        for _ in 0..20 {
-            c.observe(1, 20 * MILLI);
+        xi.observe(&mut c, 1, 400 * MILLI);
+        assert!(xi.expected(&c, 1) < 14 * MILLI, "one outlier: {}", xi.expected(&c, 1));
+        // Half a second at 30 batches a second, up and down again.
+        for (span, low, high) in [(20 * MILLI, 18 * MILLI, 22 * MILLI), (10 * MILLI, 9 * MILLI, 11 * MILLI)] {
+            for _ in 0..15 {
+                xi.observe(&mut c, 1, span);
+            }
+            let e = xi.expected(&c, 1);
+            assert!(e > low && e < high, "a step to {span}: {e}");
         }
-        assert!(c.expected(1) > 18 * MILLI, "a step: {}", c.expected(1));
+    }
+
+    #[test]
+    fn one_models_own_bias_is_kept_apart_from_the_devices_slowdown() {
+        let (mut a, mut b) = (Cost::of(0, 10 * MILLI), Cost::of(0, 5 * MILLI));
+        let mut xi = Slowdown::default();
+        // b was calibrated 20 % too low; the device is twice as slow as it was.
+        for _ in 0..2000 {
+            xi.observe(&mut a, 1, 20 * MILLI);
+            xi.observe(&mut b, 1, 12 * MILLI);
+        }
+        let (a, b) = (xi.expected(&a, 1) as f64 / 20e6, xi.expected(&b, 1) as f64 / 12e6);
+        assert!((a - 1.0).abs() < 0.05 && (b - 1.0).abs() < 0.05, "{a} {b}");
     }
 
     #[test]
     fn the_batch_cap_is_the_formulas() {
         let c = Cost::fit(&[(1, 5_200_000), (8, 13_600_000)]);
         // ((33 − 0)/2 − 4)/1.2 = 10.4
-        assert_eq!(c.largest_batch(33 * MILLI), 10);
+        assert_eq!(Slowdown::default().largest_batch(&c, &Estimate::default(), 33 * MILLI), 10);
     }
 }

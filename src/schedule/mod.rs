@@ -1,13 +1,176 @@
 //! The scheduler: pure and deterministic. No threads, no clocks, no I/O: time comes in as an argument, so the same
 //! code runs in production, in tests and in simulation.
 //!
-//! [`Planner`] decides for one device stage what to run next, what to give up and how long to wait; [`Cost`] predicts
-//! how long things take.
+//! [`Planner`] decides for one device what to run next, at which rung, what to give up and how long to wait; [`Cost`] and
+//! [`Slowdown`] predict how long things take; the ladder sets each stream's ceiling; [`capacity`] says how many streams fit;
+//! [`sim`] runs all of it under virtual time.
 
+pub mod admission;
 mod cost;
+mod ladder;
 mod planner;
+mod policy;
+pub mod sim;
 #[cfg(test)]
 mod tests;
 
-pub use cost::{Cost, Estimate};
-pub use planner::{Lane, Limits, Next, Plan, Planner, Waiting};
+pub use admission::capacity;
+pub use cost::{Cost, Estimate, Slowdown};
+pub use planner::Planner;
+pub use policy::Policy;
+
+use crate::frame::{Nanos, ShedReason};
+
+/// What the planner knows of a waiting frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its number in its stream.
+    pub seq: u64,
+    /// When its first byte arrived.
+    pub captured: Nanos,
+    /// When it could have started here.
+    pub ready: Nanos,
+    /// When it has to be delivered; `None` for offline work.
+    pub deadline: Option<Nanos>,
+    /// The rung that an earlier stage gave it; `None` for a frame that has not begun.
+    pub rung: Option<usize>,
+}
+
+/// What the planner knows of a stream in front of one stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lane {
+    /// The stream's index.
+    pub stream: u32,
+    /// The stage: an index into the planner's sites.
+    pub site: usize,
+    /// Larger is more important: one more step doubles the stream's share under overload.
+    pub priority: i32,
+    /// From captured to deadline; `None` for offline work.
+    pub deadline: Option<Nanos>,
+    /// Offline: batches are full and of this stream alone, so that two runs form the same ones.
+    pub by_count: bool,
+    /// Frames that may wait here; the oldest makes room.
+    pub capacity: usize,
+    /// Frames come here before any other device: their rung is chosen here, and the stream's ladder is this planner's.
+    pub entry: bool,
+}
+
+/// One way of running a stage: a model, an input size.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Variant {
+    /// What it costs.
+    pub cost: Cost,
+    /// Batch sizes that the device is warm for, ascending, the first is 1.
+    pub batch_sizes: Vec<usize>,
+}
+
+impl Variant {
+    /// The largest warmed batch.
+    pub fn largest(&self) -> usize {
+        self.batch_sizes.last().copied().unwrap_or(1).max(1)
+    }
+
+    /// The warmed size that takes `frames`.
+    fn warmed(&self, frames: usize) -> usize {
+        self.batch_sizes.iter().copied().find(|&s| s >= frames).unwrap_or(frames)
+    }
+
+    /// The largest warmed size that `frames` fill, at least 1.
+    fn floor(&self, frames: usize) -> usize {
+        self.batch_sizes.iter().copied().take_while(|&s| s <= frames).last().unwrap_or(1).max(1)
+    }
+}
+
+/// What a stage does at one rung.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RungPlan {
+    /// The variant it runs; `None` where the stage is switched off.
+    pub variant: Option<usize>,
+    /// One frame in so many is inferred, the others are carried by a tracker; at least 1.
+    pub every: u32,
+}
+
+/// A stage on a device, as the planner knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    /// The ways of running it.
+    pub variants: Vec<Variant>,
+    /// What it does at each rung, best first.
+    pub rungs: Vec<RungPlan>,
+    /// From leaving the stage to the sinks' queues.
+    pub tail: Estimate,
+}
+
+impl Site {
+    /// A stage with one way of running it, and one rung.
+    pub fn plain(cost: Cost, batch_sizes: Vec<usize>) -> Self {
+        Self {
+            variants: vec![Variant { cost, batch_sizes }],
+            rungs: vec![RungPlan { variant: Some(0), every: 1 }],
+            tail: Estimate::default(),
+        }
+    }
+}
+
+/// What to do until the next look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Run what is in [`Plan::run`].
+    Run {
+        /// The stage.
+        site: usize,
+        /// The way of running it.
+        variant: usize,
+    },
+    /// Run a batch of one without a frame, only to measure: everything is being shed, and nothing is learnt from that.
+    Probe {
+        /// The stage.
+        site: usize,
+        /// The way of running it.
+        variant: usize,
+    },
+    /// Look again at this time, or when something arrives.
+    WaitUntil(Nanos),
+    /// Nothing to do until something arrives.
+    Idle,
+}
+
+/// A frame that goes on, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chosen<T> {
+    /// The frame.
+    pub item: T,
+    /// The rung that it runs at.
+    pub rung: usize,
+    /// A rung below its stream's ceiling saves it.
+    pub rescued: bool,
+}
+
+/// A decision's frames. Kept by the caller and reused, so that planning allocates nothing.
+#[derive(Debug)]
+pub struct Plan<T> {
+    /// Frames that go past their stage without using the device, before the batch: site and frame.
+    pub pass: Vec<(usize, Chosen<T>)>,
+    /// The next batch, in the order of its places.
+    pub run: Vec<Chosen<T>>,
+    /// As `pass`, but they follow frames of the batch.
+    pub follow: Vec<(usize, Chosen<T>)>,
+    /// Given up, with the reason.
+    pub shed: Vec<(T, ShedReason)>,
+}
+
+impl<T> Default for Plan<T> {
+    fn default() -> Self {
+        Self { pass: Vec::new(), run: Vec::new(), follow: Vec::new(), shed: Vec::new() }
+    }
+}
+
+impl<T> Plan<T> {
+    /// Forgets the last decision.
+    pub fn clear(&mut self) {
+        self.pass.clear();
+        self.run.clear();
+        self.follow.clear();
+        self.shed.clear();
+    }
+}

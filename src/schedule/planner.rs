@@ -1,96 +1,33 @@
-//! The planner of one device stage.
+//! The planner of one device.
 
-use super::cost::Cost;
+use super::cost::{Cost, Slowdown};
+use super::ladder::{self, Climber, Ladder, Load};
+use super::{Chosen, Lane, Next, Plan, Policy, Site, Variant, Waiting};
 use crate::frame::{
     Nanos, ShedReason,
     clock::{MILLI, SECOND},
 };
 use std::collections::VecDeque;
 
-/// What the planner knows of a waiting frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waiting {
-    /// When its first byte arrived.
-    pub captured: Nanos,
-    /// When it has to be delivered; `None` for offline work.
-    pub deadline: Option<Nanos>,
-}
-
-/// What the planner knows of a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lane {
-    /// The stream's index.
-    pub stream: u32,
-    /// Larger is more important: one more step doubles the stream's share under overload.
-    pub priority: i32,
-    /// From captured to deadline; `None` for offline work.
-    pub deadline: Option<Nanos>,
-    /// Offline: batches are full and of this stream alone, so that two runs form the same ones.
-    pub by_count: bool,
-}
-
-/// What the planner must keep to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Batch sizes that the device is warm for, ascending, the first is 1.
-    pub batch_sizes: Vec<usize>,
-    /// Frames of one stream that may wait here; the oldest makes room.
-    pub per_stream: usize,
-}
-
-impl Limits {
-    fn largest(&self) -> usize {
-        self.batch_sizes.last().copied().unwrap_or(1).max(1)
-    }
-
-    /// The warmed size that takes `frames`.
-    fn warmed(&self, frames: usize) -> usize {
-        self.batch_sizes.iter().copied().find(|&s| s >= frames).unwrap_or(frames)
-    }
-}
-
-/// What to do until the next look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// Run what is in [`Plan::run`].
-    Run,
-    /// Run a batch of one without a frame, only to measure: everything is being shed, and nothing is learnt from that.
-    Probe,
-    /// Look again at this time, or when something arrives.
-    WaitUntil(Nanos),
-    /// Nothing to do until something arrives.
-    Idle,
-}
-
-/// A decision's frames. Kept by the caller and reused, so that planning allocates nothing.
-#[derive(Debug)]
-pub struct Plan<T> {
-    /// The next batch, in the order of its places.
-    pub run: Vec<T>,
-    /// Given up, with the reason.
-    pub shed: Vec<(T, ShedReason)>,
-}
-
-impl<T> Default for Plan<T> {
-    fn default() -> Self {
-        Self { run: Vec::new(), shed: Vec::new() }
-    }
-}
-
+/// What waits of one stream in front of one stage.
 struct LaneState<T> {
     lane: Lane,
+    /// Index of the stream among the planner's.
+    stream: usize,
     queue: VecDeque<(Waiting, T)>,
-    /// Frames served lately, decaying, less for important streams: the least served go first under overload.
-    served: f64,
     /// Taken by the choice under way.
     taken: usize,
+    /// Left out of the choice under way: its next frame would run in another way than the batch.
+    passed_over: bool,
     /// No more frames will come: what waits may run as a partial batch.
     ended: bool,
-    /// Not even alone on an idle device could a frame be on time.
+    /// Not even alone on an idle device, at the lowest rung, could a frame be on time.
     infeasible: bool,
     /// When its last frame arrived, and the usual time between two.
     arrived: Nanos,
     period: Nanos,
+    /// Number of the last frame that was inferred here.
+    inferred: Option<u64>,
 }
 
 impl<T> LaneState<T> {
@@ -104,24 +41,79 @@ impl<T> LaneState<T> {
     }
 }
 
-/// Decides for one device stage. Generic over what a frame is, so that simulations and tests need no pixels.
+/// What all lanes of one stream share.
+struct StreamState {
+    index: u32,
+    priority: i32,
+    /// Frames served lately, decaying, less for important streams: the least served go first under overload.
+    served: f64,
+    /// Beyond the device's capacity: every frame is shed.
+    refused: bool,
+    /// Its rungs are chosen here.
+    entry: bool,
+    ladder: Ladder,
+    load: Load,
+}
+
+/// The index of a stream that has no lane left: its place is free.
+const GONE: u32 = u32::MAX;
+
+impl Climber for StreamState {
+    fn ladder(&mut self) -> &mut Ladder {
+        &mut self.ladder
+    }
+    fn seen(&self) -> &Ladder {
+        &self.ladder
+    }
+    fn load(&self) -> &Load {
+        &self.load
+    }
+    fn priority(&self) -> i32 {
+        self.priority
+    }
+    fn climbs(&self) -> bool {
+        self.entry
+    }
+}
+
+/// Decides for one device, on which one or several stages run. Generic over what a frame is, so that simulations and
+/// tests need no pixels. Decisions follow from what it was told and from nothing else.
 pub struct Planner<T> {
-    limits: Limits,
-    cost: Cost,
+    sites: Vec<Site>,
+    rungs: usize,
+    slots: usize,
+    slowdown: Slowdown,
     lanes: Vec<LaneState<T>>,
+    streams: Vec<StreamState>,
     /// Share of recent frames that were shed or late, 0 to 1.
     misses: f64,
+    overloaded: bool,
     /// Time kept free before the deadline beyond the cost model's, learnt from frames that came out late all the same.
     margin: f64,
     decayed_at: Nanos,
+    looked_at: Nanos,
+    /// When the process was found to have stood still (stopped, or the machine asleep). What was under way then says
+    /// nothing about the device.
+    thawed_at: Nanos,
     last_run: Nanos,
     shed_since_run: bool,
     next_by_count: usize,
-    order: Vec<usize>,
+    /// When the ladder last looked.
+    climbed_at: Nanos,
+    policy: Policy,
+    order: Vec<(usize, Way)>,
 }
 
-/// Above this share of misses the device counts as overloaded.
-const OVERLOAD: f64 = 0.05;
+/// How a frame would run: at which rung, as which variant of its stage, saved by a lower rung than its ceiling or not.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Way {
+    rung: usize,
+    variant: usize,
+    rescued: bool,
+}
+
+/// Above this share of misses the device counts as overloaded, until it falls below the second one.
+const OVERLOAD: (f64, f64) = (0.05, 0.02);
 /// Weight of one frame in the share of misses.
 const MISS_GAIN: f64 = 0.02;
 /// After so long without a batch, while frames are shed, a probe is due.
@@ -132,100 +124,260 @@ const BEHIND: f64 = 1.0;
 const HOLD: Nanos = 2 * MILLI;
 /// The learnt margin never exceeds this.
 const MARGIN_MAX: f64 = 8.0 * MILLI as f64;
+/// A late frame widens the margin by this, and by half of what it was late.
+const MARGIN_UP: f64 = 0.5 * MILLI as f64;
+/// A frame on time narrows the margin by this and by a thousandth of it. In balance fewer than three delivered frames
+/// in a thousand are late while the margin is small, and five in a thousand at 3 ms: a tracked quantile (after Robbins
+/// and Monro, 1951), which needs no model of what makes frames late.
+const MARGIN_DOWN: (f64, f64) = (0.002 * MILLI as f64, 0.001);
+/// A planner that is not asked for so long stood still with its process: it is asked several times a second.
+const FROZEN: Nanos = SECOND;
+/// A thread takes about this long to wake up: the next batch is chosen at least so much ahead.
+const WAKE: Nanos = MILLI / 10;
+/// A stream that was served less than this share of what the others were, lately, is not passed over for a larger batch.
+const LAGS: f64 = 0.9;
+/// A larger batch must give so many times the frames per second of a smaller one.
+const PAYS: f64 = 1.02;
+/// The same under overload, where every frame counts and latency no longer does.
+const PAYS_CROWDED: f64 = 1.002;
+/// The ladder looks this often.
+const LADDER_EVERY: Nanos = 50 * MILLI;
 
 impl<T> Planner<T> {
-    /// A planner with nothing waiting.
-    pub fn new(limits: Limits, cost: Cost) -> Self {
+    /// A planner with nothing waiting, for a device that runs `slots` batches at once. Every site plans the same number
+    /// of rungs, at least one.
+    pub fn new(sites: Vec<Site>, slots: usize) -> Self {
+        let rungs = sites.iter().map(|s| s.rungs.len()).max().unwrap_or(1).max(1);
         Self {
-            limits,
-            cost,
+            sites,
+            rungs,
+            slots: slots.max(1),
+            slowdown: Slowdown::default(),
             lanes: Vec::new(),
+            streams: Vec::new(),
             misses: 0.0,
+            overloaded: false,
             margin: 0.0,
             decayed_at: 0,
+            looked_at: 0,
+            thawed_at: 0,
             last_run: 0,
             shed_since_run: false,
             next_by_count: 0,
+            climbed_at: 0,
+            policy: Policy::default(),
             order: Vec::new(),
         }
     }
 
-    /// The cost model.
-    pub fn cost(&self) -> &Cost {
-        &self.cost
-    }
-    /// The cost model, to tell it measurements.
-    pub fn cost_mut(&mut self) -> &mut Cost {
-        &mut self.cost
+    /// Schedules by another policy than framegate's, to compare with.
+    pub fn with_policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
     }
 
-    /// By how much a frame with this deadline misses it, alone on an idle device; `None` if it fits.
-    pub fn excess(&self, deadline: Nanos) -> Option<Nanos> {
-        let need = self.cost.prepare.mean() + self.cost.expected(1) + self.cost.tail.mean();
-        need.checked_sub(deadline).filter(|&e| e > 0)
+    /// ξ: how many times slower the device is than when it was calibrated.
+    pub fn slowdown(&self) -> &Slowdown {
+        &self.slowdown
     }
 
-    /// Decides for every stream whether its frames can ever be on time. Frames of those that cannot are shed as
-    /// infeasible without another look.
-    pub fn judge(&mut self) {
+    /// The stages it plans for.
+    pub fn sites(&self) -> &[Site] {
+        &self.sites
+    }
+
+    /// A batch's expected span.
+    pub fn expected(&self, site: usize, variant: usize, b: usize) -> Nanos {
+        self.cost(site, variant).map_or(0, |c| self.slowdown.expected(c, b))
+    }
+
+    fn cost(&self, site: usize, variant: usize) -> Option<&Cost> {
+        self.sites.get(site).and_then(|s| s.variants.get(variant)).map(|v| &v.cost)
+    }
+
+    /// A batch of `places` of this variant, started at `started`, took `span`.
+    pub fn ran(&mut self, site: usize, variant: usize, places: usize, started: Nanos, span: Nanos) {
+        if started < self.thawed_at {
+            return;
+        }
+        if let Some(v) = self.sites.get_mut(site).and_then(|s| s.variants.get_mut(variant)) {
+            self.slowdown.observe(&mut v.cost, places, span);
+            if self.lanes.iter().any(|l| l.infeasible) {
+                self.judge();
+            }
+        }
+    }
+
+    /// The preprocess of one frame for this variant took `span`.
+    pub fn prepared(&mut self, site: usize, variant: usize, span: Nanos) {
+        if let Some(v) = self.sites.get_mut(site).and_then(|s| s.variants.get_mut(variant)) {
+            v.cost.prepare.observe(span);
+        }
+    }
+
+    /// A frame that left this site was delivered at `at`, `tail` later, late by `late` (0: on time).
+    pub fn delivered(&mut self, site: usize, stream: u32, at: Nanos, tail: Nanos, late: Nanos) {
+        let Some(s) = self.sites.get_mut(site) else { return };
+        // What a frozen process delivers late is no sign of a slow device.
+        if at.saturating_sub(tail) < self.thawed_at {
+            return;
+        }
+        s.tail.observe(tail);
+        self.missed(stream, late > 0);
+        if late > 0 {
+            self.margin = (self.margin + 0.5 * late as f64 + MARGIN_UP).min(MARGIN_MAX);
+        } else {
+            self.margin = (self.margin - MARGIN_DOWN.0 - MARGIN_DOWN.1 * self.margin).max(0.0);
+        }
+    }
+
+    fn missed(&mut self, stream: u32, missed: bool) {
+        self.misses += MISS_GAIN * (f64::from(u8::from(missed)) - self.misses);
+        let limit = if self.overloaded { OVERLOAD.1 } else { OVERLOAD.0 };
+        self.overloaded = self.misses > limit && self.policy == Policy::Framegate;
+        if let Some(s) = self.streams.iter_mut().find(|s| s.index == stream) {
+            s.ladder.outcome(missed);
+        }
+    }
+
+    /// By how much a frame with this deadline misses it at this site, alone on an idle device at the quickest rung;
+    /// `None` if it fits.
+    pub fn excess(&self, site: usize, deadline: Nanos) -> Option<Nanos> {
+        let s = self.sites.get(site)?;
+        let quickest = s.variants_of(0..self.rungs).map(|v| self.alone(&v.cost)).min().unwrap_or(0);
+        (quickest + s.tail.mean()).checked_sub(deadline).filter(|&e| e > 0)
+    }
+
+    fn alone(&self, cost: &Cost) -> Nanos {
+        cost.prepare.mean() + self.slowdown.expected(cost, 1)
+    }
+
+    /// Decides for every lane whether its frames can ever be on time. Frames of those that cannot are shed as infeasible
+    /// without another look. Work that merely turned slow is no verdict: the start test sheds its frames one by one,
+    /// so this is called when a lane opens, and only takes verdicts back later.
+    fn judge(&mut self) {
         for i in 0..self.lanes.len() {
-            let excess = self.lanes[i].lane.deadline.and_then(|d| self.excess(d));
+            let l = &self.lanes[i];
+            let excess = l.lane.deadline.and_then(|d| self.excess(l.lane.site, d));
             self.lanes[i].infeasible = excess.is_some();
         }
     }
 
-    /// Takes back a verdict that a new measurement proves wrong. Work that merely turned slow is no verdict: the start
-    /// test sheds its frames one by one.
-    pub fn judge_again(&mut self) {
-        if self.lanes.iter().any(|l| l.infeasible) {
-            self.judge();
-        }
+    /// Whether a stream is open at this site, or has frames left there.
+    pub fn is_open(&self, stream: u32, site: usize) -> bool {
+        self.lanes.iter().any(|l| l.lane.stream == stream && l.lane.site == site)
     }
 
-    /// Whether a stream is open, or has frames left.
-    pub fn is_open(&self, stream: u32) -> bool {
-        self.lanes.iter().any(|l| l.lane.stream == stream)
+    /// Whether a stream is open at any site, or has frames left.
+    pub fn is_known(&self, stream: u32) -> bool {
+        self.streams.iter().any(|s| s.index == stream)
     }
 
-    /// A stream's frames may come from now on.
+    /// A stream's frames may come to a site from now on.
     pub fn open(&mut self, lane: Lane) {
-        // A newcomer starts level with the least served, not with a claim on all the past.
-        let served = self.lanes.iter().map(|l| l.served).fold(f64::INFINITY, f64::min);
+        let stream = match self.streams.iter().position(|s| s.index == lane.stream) {
+            Some(i) => i,
+            None => {
+                // A newcomer starts level with the least served, not with a claim on all the past.
+                let there = self.streams.iter().filter(|s| s.index != GONE);
+                let served = there.map(|s| s.served).fold(f64::INFINITY, f64::min);
+                let new = StreamState {
+                    index: lane.stream,
+                    priority: lane.priority,
+                    served: if served.is_finite() { served } else { 0.0 },
+                    refused: false,
+                    entry: false,
+                    ladder: Ladder::new(),
+                    load: Load::default(),
+                };
+                match self.streams.iter().position(|s| s.index == GONE) {
+                    Some(free) => {
+                        self.streams[free] = new;
+                        free
+                    }
+                    None => {
+                        self.streams.push(new);
+                        self.streams.len() - 1
+                    }
+                }
+            }
+        };
+        self.streams[stream].entry |= lane.entry;
+        let lane = Lane { capacity: self.policy.waits(lane.capacity), ..lane };
         self.lanes.push(LaneState {
-            lane,
-            queue: VecDeque::with_capacity(self.limits.per_stream + 1),
-            served: if served.is_finite() { served } else { 0.0 },
+            queue: VecDeque::with_capacity(lane.capacity.min(64) + 1),
+            stream,
             taken: 0,
+            passed_over: false,
             ended: false,
             infeasible: false,
             arrived: 0,
             period: 0,
+            inferred: None,
+            lane,
         });
+        self.judge();
     }
 
-    /// A stream has ended: what waits of it still runs, then it is forgotten.
-    pub fn end(&mut self, stream: u32) {
-        for lane in self.lanes.iter_mut().filter(|l| l.lane.stream == stream) {
+    /// Whether a stream's frames are taken. Those of a stream beyond the device's capacity are shed as `admission`.
+    pub fn admit(&mut self, stream: u32, admitted: bool) {
+        if let Some(s) = self.streams.iter_mut().find(|s| s.index == stream) {
+            s.refused = !admitted;
+        }
+    }
+
+    /// A stream's ceiling: the best rung that its frames run on. 0 is the best there is.
+    pub fn ceiling(&self, stream: u32) -> usize {
+        self.streams.iter().find(|s| s.index == stream).map_or(0, |s| s.ladder.rung())
+    }
+
+    /// Moves of a stream's ceiling so far, down and up.
+    pub fn moves(&self, stream: u32) -> (u64, u64) {
+        self.streams.iter().find(|s| s.index == stream).map_or((0, 0), |s| s.ladder.moves())
+    }
+
+    /// Sets a stream's ceiling, such as the one it starts with.
+    pub fn set_ceiling(&mut self, stream: u32, rung: usize) {
+        let lowest = self.rungs - 1;
+        if let Some(s) = self.streams.iter_mut().find(|s| s.index == stream) {
+            s.ladder.start_at(rung.min(lowest));
+        }
+    }
+
+    /// A stream has ended at a site: what waits of it there still runs, then it is forgotten.
+    pub fn end(&mut self, stream: u32, site: usize) {
+        for lane in self.lanes.iter_mut().filter(|l| l.lane.stream == stream && l.lane.site == site) {
             lane.ended = true;
         }
     }
 
-    /// Whether a stream may add one more frame without pushing one out.
-    pub fn has_room(&self, stream: u32) -> bool {
-        self.lanes
-            .iter()
-            .find(|l| l.lane.stream == stream && !l.ended)
-            .is_some_and(|l| l.queue.len() < self.limits.per_stream)
+    fn lane_mut(&mut self, stream: u32, site: usize) -> Option<&mut LaneState<T>> {
+        self.lanes.iter_mut().find(|l| l.lane.stream == stream && l.lane.site == site && !l.ended)
     }
 
-    /// A frame of an open stream arrived at `now`. Gives back what does not fit: the stream's oldest frame if its queue was full,
-    /// the frame itself if the stream is not open.
-    pub fn arrive(&mut self, stream: u32, now: Nanos, waiting: Waiting, item: T) -> Option<T> {
-        let per_stream = self.limits.per_stream;
-        let Some(lane) = self.lanes.iter_mut().find(|l| l.lane.stream == stream && !l.ended) else { return Some(item) };
+    /// Whether a stream may add one more frame to a site without pushing one out.
+    pub fn has_room(&self, stream: u32, site: usize) -> bool {
+        self.lanes
+            .iter()
+            .find(|l| l.lane.stream == stream && l.lane.site == site && !l.ended)
+            .is_some_and(|l| l.queue.len() < l.lane.capacity)
+    }
+
+    /// A frame of an open stream arrived at a site at `now`. Gives back what does not fit: the stream's oldest frame if
+    /// its queue was full, the frame itself if the stream is not open there.
+    pub fn arrive(&mut self, stream: u32, site: usize, now: Nanos, waiting: Waiting, item: T) -> Option<T> {
+        let newest_goes = self.policy == Policy::DropNewest;
+        let Some(lane) = self.lane_mut(stream, site) else { return Some(item) };
         lane.arrives(now);
+        if newest_goes && lane.queue.len() >= lane.lane.capacity {
+            return Some(item);
+        }
         lane.queue.push_back((waiting, item));
-        if lane.queue.len() > per_stream { lane.queue.pop_front().map(|(_, item)| item) } else { None }
+        let pushed_out = (lane.queue.len() > lane.lane.capacity).then(|| lane.queue.pop_front()).flatten();
+        pushed_out.map(|(_, item)| {
+            self.missed(stream, true);
+            item
+        })
     }
 
     /// Gives up everything that waits.
@@ -238,66 +390,85 @@ impl<T> Planner<T> {
         self.lanes.iter().map(|l| l.queue.len()).sum()
     }
 
-    /// A frame of this stage was delivered, late by `late` (0: on time).
-    pub fn delivered(&mut self, late: Nanos) {
-        self.miss(late > 0);
-        if late > 0 {
-            self.margin = (self.margin + 0.5 * late as f64 + 0.5 * MILLI as f64).min(MARGIN_MAX);
-        } else {
-            self.margin *= 0.996;
-        }
-    }
-
-    fn miss(&mut self, missed: bool) {
-        self.misses += MISS_GAIN * (f64::from(u8::from(missed)) - self.misses);
-    }
-
     /// Whether more arrives than the device can serve in time.
     pub fn is_overloaded(&self) -> bool {
-        self.misses > OVERLOAD
+        self.overloaded
     }
 
-    /// What to do next, asked at `now`, for a device that will be free at `free_at`. Fills `plan`, which must be empty.
+    /// What to do next, asked at `now`, for a device whose next slot is free at `free_at`. Fills `plan`, which must be
+    /// empty.
     pub fn plan(&mut self, now: Nanos, free_at: Nanos, plan: &mut Plan<T>) -> Next {
-        self.decay(now);
-        let start = now.max(free_at);
-        for lane in self.lanes.iter_mut().filter(|l| l.infeasible) {
-            plan.shed.extend(lane.queue.drain(..).map(|(_, item)| (item, ShedReason::Infeasible)));
+        if self.looked_at != 0 && now.saturating_sub(self.looked_at) > FROZEN {
+            self.thawed_at = now;
         }
-        self.shed_hopeless(start, plan);
+        self.looked_at = now;
+        self.decay(now);
+        self.climb(now);
+        let start = now.max(free_at);
+        self.shed(now, start, plan);
+        self.pass_on(&mut plan.pass);
         self.shed_since_run |= !plan.shed.is_empty();
-        self.lanes.retain(|l| !(l.ended && l.queue.is_empty()));
-        if self.waiting() == 0 {
+        self.forget();
+        let waiting = self.waiting();
+        if waiting == 0 {
             if self.shed_since_run && now >= self.last_run + PROBE_EVERY {
-                self.ran(now);
-                self.cost.relax();
-                self.margin *= 0.5;
-                return Next::Probe;
+                return self.probe(now);
             }
             return Next::Idle;
         }
         // The next batch is chosen as late as its preprocess allows: whoever arrives until then can still join.
-        let lead = self.cost.prepare.upper(2.0).max(MILLI / 5) * self.limits.largest().min(self.waiting()) as Nanos;
+        let lead = self.lead(waiting);
         if now + lead < free_at {
             return Next::WaitUntil(free_at - lead);
         }
         if let Some(until) = self.holds_back(now, start) {
             return Next::WaitUntil(until);
         }
-        self.choose(start, plan);
-        if plan.run.is_empty() {
-            self.choose_by_count(plan);
+        if let Some(next) = self.choose(start, plan).or_else(|| self.choose_by_count(plan)) {
+            self.last_run = start;
+            self.shed_since_run = false;
+            // What gave way while the batch was chosen may have stood in front of frames that need no device.
+            self.pass_on(&mut plan.follow);
+            return next;
         }
-        if plan.run.is_empty() {
-            return Next::Idle;
-        }
-        self.ran(start);
-        Next::Run
+        Next::Idle
     }
 
-    fn ran(&mut self, at: Nanos) {
-        self.last_run = at;
-        self.shed_since_run = false;
+    /// Lets go of lanes that have ended, and of streams that have no other.
+    fn forget(&mut self) {
+        let before = self.lanes.len();
+        self.lanes.retain(|l| !(l.ended && l.queue.is_empty()));
+        if self.lanes.len() < before {
+            for (i, stream) in self.streams.iter_mut().enumerate() {
+                if !self.lanes.iter().any(|l| l.stream == i) {
+                    (stream.index, stream.load) = (GONE, Load::default());
+                }
+            }
+        }
+    }
+
+    fn lead(&self, waiting: usize) -> Nanos {
+        let longest = |s: &Site| {
+            s.variants.iter().map(|v| v.cost.prepare.upper(2.0) * v.largest().min(waiting) as Nanos).max().unwrap_or(0)
+        };
+        self.sites.iter().map(longest).max().unwrap_or(0).max(WAKE)
+    }
+
+    /// Everything is being shed, and nothing is learnt from that: a batch without a frame, at the quickest rung of a
+    /// site whose frames are shed.
+    fn probe(&mut self, now: Nanos) -> Next {
+        self.last_run = now;
+        self.slowdown.relax();
+        self.sites.iter_mut().for_each(|s| {
+            s.tail.relax();
+            s.variants.iter_mut().for_each(|v| v.cost.prepare.relax());
+        });
+        self.margin *= 0.5;
+        let site = self.lanes.iter().find(|l| l.infeasible).or(self.lanes.first()).map_or(0, |l| l.lane.site);
+        match self.sites.get(site).and_then(|s| s.quickest()) {
+            Some(variant) => Next::Probe { site, variant },
+            None => Next::Idle,
+        }
     }
 
     // Half-life of 0.7 s, in steps of at least 50 ms: exact enough, and cheap with many streams.
@@ -305,27 +476,94 @@ impl<T> Planner<T> {
         let span = now.saturating_sub(self.decayed_at);
         if span >= 50 * MILLI {
             let factor = (-(span as f64) / SECOND as f64).exp();
-            for lane in &mut self.lanes {
-                lane.served *= factor;
+            for stream in &mut self.streams {
+                stream.served *= factor;
             }
             self.decayed_at = now;
         }
     }
 
-    /// Sheds every frame that could not be on time even if it started next and alone.
-    fn shed_hopeless(&mut self, start: Nanos, plan: &mut Plan<T>) {
-        let (cost, margin) = (&self.cost, self.margin as Nanos);
-        let hopeless = |w: &Waiting| w.deadline.is_some_and(|d| start + cost.path(1, 1, margin, d - w.captured) > d);
-        let before = plan.shed.len();
-        for lane in &mut self.lanes {
-            while lane.queue.front().is_some_and(|(w, _)| hopeless(w)) {
-                if let Some((_, item)) = lane.queue.pop_front() {
+    /// The best way in which a waiting frame of a lane can still be on time in a batch of one that starts at
+    /// `start`, from its ceiling down.
+    fn way(&self, lane: &LaneState<T>, w: &Waiting, start: Nanos) -> Option<Way> {
+        let site = &self.sites[lane.lane.site];
+        let ceiling = self.streams[lane.stream].ladder.rung();
+        let (first, last) = match w.rung {
+            Some(fixed) => (fixed, fixed),
+            None => (ceiling, if lane.lane.by_count { ceiling } else { self.rungs - 1 }),
+        };
+        for rung in first..=last {
+            let Some(variant) = site.rungs.get(rung).and_then(|r| r.variant) else { continue };
+            if !self.policy.tests_start() || self.on_time(site, variant, (1, 1), start, w) {
+                return Some(Way { rung, variant, rescued: rung > first });
+            }
+        }
+        None
+    }
+
+    fn on_time(&self, site: &Site, variant: usize, batch: (usize, usize), start: Nanos, w: &Waiting) -> bool {
+        let Some(deadline) = w.deadline else { return true };
+        let cost = &site.variants[variant].cost;
+        let allowance = deadline.saturating_sub(w.captured);
+        start + self.slowdown.path(cost, &site.tail, batch, self.margin as Nanos, allowance) <= deadline
+    }
+
+    /// Whether the stage has nothing to do for this frame at its rung: it is switched off there, or the frame is one
+    /// that a tracker carries.
+    fn carried(&self, lane: &LaneState<T>, w: &Waiting) -> Option<usize> {
+        let site = &self.sites[lane.lane.site];
+        let rung = w.rung.unwrap_or_else(|| self.streams[lane.stream].ladder.rung());
+        let plan = site.rungs.get(rung)?;
+        let every = u64::from(plan.every.max(1));
+        // Streams take turns: with every third frame inferred, each frame time infers a third of the streams.
+        let turn = (w.seq + lane.lane.stream as u64) % every == 0;
+        let overdue = lane.inferred.is_none_or(|last| w.seq.saturating_sub(last) >= every);
+        (plan.variant.is_none() || !(turn || overdue)).then_some(rung)
+    }
+
+    /// Sheds what cannot be delivered in time even if it started next and alone, and what must not run at all.
+    fn shed(&mut self, now: Nanos, start: Nanos, plan: &mut Plan<T>) {
+        for i in 0..self.lanes.len() {
+            let lane = &self.lanes[i];
+            let verdict = match (lane.infeasible, self.streams[lane.stream].refused) {
+                (true, _) => Some(ShedReason::Infeasible),
+                (_, true) => Some(ShedReason::Admission),
+                _ => None,
+            };
+            if let Some(reason) = verdict {
+                plan.shed.extend(self.lanes[i].queue.drain(..).map(|(_, item)| (item, reason)));
+                continue;
+            }
+            while let Some((w, _)) = self.lanes[i].queue.front() {
+                let (w, lane) = (*w, &self.lanes[i]);
+                let site = &self.sites[lane.lane.site];
+                let hopeless = match self.carried(lane, &w) {
+                    Some(_) => w.deadline.is_some_and(|d| now + site.tail.mean() > d),
+                    None => self.way(lane, &w, start).is_none(),
+                };
+                if !hopeless {
+                    break;
+                }
+                let stream = lane.lane.stream;
+                if let Some((_, item)) = self.lanes[i].queue.pop_front() {
                     plan.shed.push((item, ShedReason::Deadline));
+                    if w.captured >= self.thawed_at {
+                        self.missed(stream, true);
+                    }
                 }
             }
         }
-        for _ in before..plan.shed.len() {
-            self.miss(true);
+    }
+
+    /// Lets frames go on that need no device, where none of their stream waits before them.
+    fn pass_on(&mut self, out: &mut Vec<(usize, Chosen<T>)>) {
+        for i in 0..self.lanes.len() {
+            while let Some(rung) = self.lanes[i].queue.front().and_then(|(w, _)| self.carried(&self.lanes[i], w)) {
+                let site = self.lanes[i].lane.site;
+                if let Some((_, item)) = self.lanes[i].queue.pop_front() {
+                    out.push((site, Chosen { item, rung, rescued: false }));
+                }
+            }
         }
     }
 
@@ -333,17 +571,22 @@ impl<T> Planner<T> {
     /// one whose turn it would be, and whose next frame is due. Streams that run in step would else be decided by who
     /// happens to come first each time, and always the same.
     fn holds_back(&self, now: Nanos, start: Nanos) -> Option<Nanos> {
-        if !self.is_overloaded() {
+        if !self.overloaded {
             return None;
         }
-        let lane = &self.lanes[self.best_lane(true)?];
-        let (w, _) = lane.queue.back()?;
+        let lane = &self.lanes[self.best_lane()?];
+        let w = self.next_of(lane)?;
+        let way = self.way(lane, w, start)?;
         let deadline = w.deadline?;
-        let spare = deadline.checked_sub(start + self.cost.path(1, 1, self.margin as Nanos, deadline - w.captured))?;
-        let latest = now + spare.min(HOLD);
+        let site = &self.sites[lane.lane.site];
+        let cost = &site.variants[way.variant].cost;
+        let path = self.slowdown.path(cost, &site.tail, (1, 1), self.margin as Nanos, deadline - w.captured);
+        let latest = now + deadline.checked_sub(start + path)?.min(HOLD);
+        let served = self.streams[lane.stream].served;
         self.lanes
             .iter()
-            .filter(|l| l.queue.is_empty() && l.period > 0 && !l.infeasible && l.served + BEHIND < lane.served)
+            .filter(|l| l.queue.is_empty() && l.period > 0 && !l.infeasible)
+            .filter(|l| !self.streams[l.stream].refused && self.streams[l.stream].served + BEHIND < served)
             .map(|l| (l.arrived + l.period, l.arrived + l.period + l.period / 16))
             // Due within the hold, or overdue by less than its usual jitter.
             .filter(|&(due, given_up)| due <= latest && now < given_up)
@@ -352,89 +595,247 @@ impl<T> Planner<T> {
             .filter(|&until| until > now)
     }
 
-    /// The lane whose frame goes next, leaving out what the choice under way has taken already.
-    fn best_lane(&self, overloaded: bool) -> Option<usize> {
-        let open = self.lanes.iter().enumerate().filter(|(_, l)| {
-            !l.lane.by_count && l.taken < if overloaded { l.queue.len().min(1) } else { l.queue.len() }
-        });
-        let deadline = |l: &LaneState<T>| {
-            let at = if overloaded { l.queue.back() } else { l.queue.get(l.taken) };
-            at.and_then(|(w, _)| w.deadline).unwrap_or(Nanos::MAX)
-        };
-        if overloaded {
-            open.min_by(|(_, a), (_, b)| a.served.total_cmp(&b.served).then(deadline(a).cmp(&deadline(b))))
-        } else {
-            open.min_by_key(|(_, l)| (deadline(l), -i64::from(l.lane.priority)))
+    /// The frame of a lane that the choice under way would take next.
+    fn next_of<'l>(&self, lane: &'l LaneState<T>) -> Option<&'l Waiting> {
+        if self.overloaded {
+            return (lane.taken == 0).then(|| self.newest(lane)).flatten().map(|i| &lane.queue[i].0);
         }
-        .map(|(i, _)| i)
+        let (w, _) = lane.queue.get(lane.taken)?;
+        // Behind a frame that is taken now, one that needs no device has to wait until that one is under way.
+        (lane.taken == 0 || self.carried(lane, w).is_none()).then_some(w)
+    }
+
+    /// Under overload the newest frame that needs the device has the most time left; what waits before it gives way.
+    fn newest(&self, lane: &LaneState<T>) -> Option<usize> {
+        lane.queue.iter().rposition(|(w, _)| self.carried(lane, w).is_none())
+    }
+
+    /// The lane whose frame goes next, leaving out what the choice under way has taken already. Frames that have begun
+    /// go before those that have not.
+    fn best_lane(&self) -> Option<usize> {
+        let mut best: Option<(usize, (bool, f64, Nanos, i64))> = None;
+        for (i, lane) in self.lanes.iter().enumerate() {
+            if lane.lane.by_count || lane.passed_over {
+                continue;
+            }
+            let Some(w) = self.next_of(lane) else { continue };
+            let stream = &self.streams[lane.stream];
+            let served = if self.overloaded { stream.served } else { 0.0 };
+            let due = if self.policy.by_deadline() { w.deadline.unwrap_or(Nanos::MAX) } else { w.ready };
+            let key = (w.rung.is_none(), served, due, -i64::from(stream.priority));
+            if best.as_ref().is_none_or(|(_, b)| {
+                key.0.cmp(&b.0).then(key.1.total_cmp(&b.1)).then(key.2.cmp(&b.2)).then(key.3.cmp(&b.3)).is_lt()
+            }) {
+                best = Some((i, key));
+            }
+        }
+        best.map(|(i, _)| i)
     }
 
     /// Takes the batch that gives the most frames per second with every member on time.
-    fn choose(&mut self, start: Nanos, plan: &mut Plan<T>) {
-        let overloaded = self.is_overloaded();
-        self.order.clear();
-        let (mut best, mut best_rate, mut tightest) = (0, 0.0, Nanos::MAX);
-        while self.order.len() < self.limits.largest() {
-            let Some(i) = self.best_lane(overloaded) else { break };
-            let lane = &mut self.lanes[i];
-            let next = if overloaded { lane.queue.back() } else { lane.queue.get(lane.taken) };
-            let Some(&(w, _)) = next else { break };
-            let frames = self.order.len() + 1;
-            let size = self.limits.warmed(frames);
-            tightest = tightest.min(w.deadline.unwrap_or(Nanos::MAX));
-            if frames > 1 {
-                let allowance = w.deadline.map_or(Nanos::MAX / 2, |d| d - w.captured);
-                let on_time = start + self.cost.path(frames, size, self.margin as Nanos, allowance) <= tightest;
-                let starves = frames > self.cost.largest_batch(allowance);
-                if !on_time || starves {
+    fn choose(&mut self, start: Nanos, plan: &mut Plan<T>) -> Option<Next> {
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        let batch = if self.overloaded { self.gather(start, &mut order) } else { self.line_up(start, &mut order) };
+        for &(i, way) in &order {
+            self.take(i, way, start, plan);
+        }
+        self.order = order;
+        for lane in &mut self.lanes {
+            (lane.taken, lane.passed_over) = (0, false);
+        }
+        let (site, variant) = batch?;
+        (!plan.run.is_empty()).then_some(Next::Run { site, variant })
+    }
+
+    /// Below the knee: earliest deadline first, as many as pay and leave room for those that arrive behind them.
+    fn line_up(&mut self, start: Nanos, order: &mut Vec<(usize, Way)>) -> Option<(usize, usize)> {
+        let greedy = self.policy != Policy::Framegate;
+        let mut batch: Option<(usize, usize)> = None;
+        let (mut best, mut best_rate, mut tightest) = (0, 0.0, None::<Waiting>);
+        while let Some(i) = self.best_lane() {
+            let lane = &self.lanes[i];
+            let Some(&w) = self.next_of(lane) else { break };
+            let site = &self.sites[lane.lane.site];
+            // Mixed rungs never share a batch, and neither do stages.
+            let way = match self.way(lane, &w, start) {
+                Some(way) if batch.is_none_or(|b| b == (lane.lane.site, way.variant)) => way,
+                _ => {
+                    self.lanes[i].passed_over = true;
+                    continue;
+                }
+            };
+            let variant = &site.variants[way.variant];
+            let frames = order.len() + 1;
+            if frames > variant.largest() {
+                break;
+            }
+            let size = variant.warmed(frames);
+            if tightest.is_none_or(|t| w.deadline.unwrap_or(Nanos::MAX) < t.deadline.unwrap_or(Nanos::MAX)) {
+                tightest = Some(w);
+            }
+            if frames > 1 && self.policy.tests_start() {
+                let fits = tightest.is_none_or(|t| self.on_time(site, way.variant, (frames, size), start, &t));
+                // Beyond b* a batch starves those that arrive behind it.
+                let allowance = w.deadline.map_or(Nanos::MAX / 4, |d| d.saturating_sub(w.captured));
+                let cap = self.slowdown.largest_batch(&variant.cost, &site.tail, allowance);
+                if !fits || (!greedy && frames > cap) {
                     break;
                 }
             }
-            lane.taken += 1;
-            self.order.push(i);
             // A larger batch must give more frames per second, not only more frames.
-            let rate = frames as f64 / self.cost.bounded(size).max(1) as f64;
-            if best == 0 || rate > best_rate * 1.02 {
+            let rate = frames as f64 / self.slowdown.bounded(&variant.cost, size).max(1) as f64;
+            if best == 0 || rate > best_rate * PAYS || greedy {
                 (best, best_rate) = (frames, rate);
             }
+            batch = Some((lane.lane.site, way.variant));
+            self.lanes[i].taken += 1;
+            order.push((i, way));
         }
-        let mut gave_way = 0;
-        for &i in &self.order[..best] {
-            let lane = &mut self.lanes[i];
-            lane.served += 0.5f64.powi(lane.lane.priority.clamp(-20, 20));
-            if overloaded {
-                // The newest has the most time left; what waited before it gives way to it.
-                while lane.queue.len() > 1 {
-                    if let Some((_, item)) = lane.queue.pop_front() {
-                        plan.shed.push((item, ShedReason::Overload));
-                        gave_way += 1;
-                    }
+        order.truncate(best);
+        batch
+    }
+
+    /// Under overload: the largest batch for which there are enough frames that still fit with it, and of those that
+    /// fit the least served. Not all can be served, so frames with little time left do not make a batch small; and
+    /// b\* is no limit, since those behind are too many anyway.
+    fn gather(&mut self, start: Nanos, order: &mut Vec<(usize, Way)>) -> Option<(usize, usize)> {
+        let first = loop {
+            let i = self.best_lane()?;
+            let lane = &self.lanes[i];
+            if let Some(way) = self.next_of(lane).and_then(|w| self.way(lane, w, start)) {
+                break (lane.lane.site, way.variant);
+            }
+            self.lanes[i].passed_over = true;
+        };
+        for (i, lane) in self.lanes.iter().enumerate().filter(|(_, l)| !l.lane.by_count && l.lane.site == first.0) {
+            let Some(way) = self.next_of(lane).and_then(|w| self.way(lane, w, start)) else { continue };
+            if way.variant == first.1 {
+                order.push((i, way));
+            }
+        }
+        let (site, lanes) = (&self.sites[first.0], &self.lanes);
+        let variant = &site.variants[first.1];
+        let next = |i: usize| self.next_of(&lanes[i]).copied();
+        let due = |i: usize| next(i).and_then(|w| w.deadline).unwrap_or(Nanos::MAX);
+        order.sort_unstable_by_key(|&(i, _)| std::cmp::Reverse((due(i), i)));
+        let served = |i: usize| self.streams[lanes[i].stream].served;
+        let mean = order.iter().map(|&(i, _)| served(i)).sum::<f64>() / order.len().max(1) as f64;
+        let least = order.iter().map(|&(i, _)| i).min_by(|&a, &b| served(a).total_cmp(&served(b)));
+        let starved = least.filter(|&i| served(i) < LAGS * mean);
+        let (mut best, mut fit, mut best_rate) = (1, order.len(), 0.0);
+        for frames in 1..=order.len().min(variant.largest()) {
+            let size = variant.warmed(frames);
+            let fits = |i: usize| next(i).is_some_and(|w| self.on_time(site, first.1, (frames, size), start, &w));
+            if !fits(order[frames - 1].0) || starved.is_some_and(|i| frames > 1 && !fits(i)) {
+                break;
+            }
+            let rate = frames as f64 / self.slowdown.bounded(&variant.cost, size).max(1) as f64;
+            if frames == 1 || rate > best_rate * PAYS_CROWDED {
+                best_rate = rate;
+                best = frames;
+                fit = order.partition_point(|&(i, _)| fits(i));
+            }
+        }
+        order.truncate(fit.max(best));
+        order.sort_unstable_by(|a, b| {
+            served(a.0).total_cmp(&served(b.0)).then(due(a.0).cmp(&due(b.0))).then(a.0.cmp(&b.0))
+        });
+        order.truncate(best);
+        Some(first)
+    }
+
+    /// Takes one frame of a lane into the batch. Under overload those that waited before it give way.
+    fn take(&mut self, i: usize, way: Way, start: Nanos, plan: &mut Plan<T>) {
+        let before = if self.overloaded { self.newest(&self.lanes[i]).unwrap_or(0) } else { 0 };
+        let (index, site) = (self.lanes[i].lane.stream, self.lanes[i].lane.site);
+        for _ in 0..before {
+            let carried = self.lanes[i].queue.front().and_then(|(w, _)| self.carried(&self.lanes[i], w));
+            let Some((_, item)) = self.lanes[i].queue.pop_front() else { break };
+            match carried {
+                Some(rung) => plan.pass.push((site, Chosen { item, rung, rescued: false })),
+                None => {
+                    plan.shed.push((item, ShedReason::Overload));
+                    self.missed(index, true);
                 }
             }
-            if let Some((_, item)) = lane.queue.pop_front() {
-                plan.run.push(item);
-            }
         }
-        for lane in &mut self.lanes {
-            lane.taken = 0;
-        }
-        for _ in 0..gave_way {
-            self.miss(true);
+        let lane = &mut self.lanes[i];
+        let stream = &mut self.streams[lane.stream];
+        if let Some((w, item)) = lane.queue.pop_front() {
+            stream.served += 0.5f64.powi(stream.priority.clamp(-20, 20));
+            stream.ladder.waited(start.saturating_sub(w.ready));
+            lane.inferred = Some(w.seq);
+            plan.run.push(Chosen { item, rung: way.rung, rescued: way.rescued });
         }
     }
 
     /// Takes a full batch of one offline stream, or what is left of one that has ended, the streams in turn.
-    fn choose_by_count(&mut self, plan: &mut Plan<T>) {
-        let full = self.limits.largest();
+    fn choose_by_count(&mut self, plan: &mut Plan<T>) -> Option<Next> {
         for k in 0..self.lanes.len() {
             let i = (self.next_by_count + k) % self.lanes.len();
-            let lane = &mut self.lanes[i];
-            if lane.lane.by_count && (lane.queue.len() >= full || (lane.ended && !lane.queue.is_empty())) {
-                let n = lane.queue.len().min(full);
-                plan.run.extend(lane.queue.drain(..n).map(|(_, item)| item));
+            let lane = &self.lanes[i];
+            if !lane.lane.by_count {
+                continue;
+            }
+            let Some(way) = lane.queue.front().and_then(|(w, _)| self.way(lane, w, 0)) else { continue };
+            let full = self.sites[lane.lane.site].variants[way.variant].largest();
+            // A frame that needs no device ends the batch before it: streams keep their order.
+            let ready = lane.queue.iter().take_while(|(w, _)| self.carried(lane, w).is_none()).count();
+            let (n, site) = (ready.min(full), lane.lane.site);
+            if n > 0 && (n == full || n < lane.queue.len() || lane.ended) {
+                let lane = &mut self.lanes[i];
+                for (w, item) in lane.queue.drain(..n) {
+                    lane.inferred = Some(w.seq);
+                    plan.run.push(Chosen { item, rung: way.rung, rescued: false });
+                }
                 self.next_by_count = i + 1;
-                return;
+                return Some(Next::Run { site, variant: way.variant });
             }
         }
+        None
+    }
+
+    /// Lets the ladder look at every stream.
+    fn climb(&mut self, now: Nanos) {
+        if self.rungs < 2 || self.policy != Policy::Framegate || now < self.climbed_at + LADDER_EVERY {
+            return;
+        }
+        self.climbed_at = now;
+        self.weigh();
+        ladder::look(now, &mut self.streams, self.rungs);
+    }
+
+    /// How much of the device each stream takes at each rung, 1 being all of it.
+    fn weigh(&mut self) {
+        for (i, stream) in self.streams.iter_mut().enumerate() {
+            let deadlines = self.lanes.iter().filter(|l| l.stream == i).filter_map(|l| l.lane.deadline);
+            stream.load.clear(self.rungs, deadlines.min().unwrap_or(Nanos::MAX));
+        }
+        for lane in self.lanes.iter().filter(|l| l.period > 0 && !l.ended && !l.lane.by_count) {
+            let site = &self.sites[lane.lane.site];
+            let deadline = lane.lane.deadline.unwrap_or(Nanos::MAX / 4);
+            for (rung, plan) in site.rungs.iter().enumerate() {
+                let Some(v) = plan.variant.and_then(|v| site.variants.get(v)) else { continue };
+                // Batches as large as the streams there are can fill.
+                let cap = self.slowdown.largest_batch(&v.cost, &site.tail, deadline);
+                let b = v.floor(cap.min(self.streams.len()));
+                let each = self.slowdown.expected(&v.cost, b) as f64 / b as f64;
+                let share = each / lane.period as f64 / f64::from(plan.every.max(1)) / self.slots as f64;
+                let need = self.slowdown.path(&v.cost, &site.tail, (1, 1), self.margin as Nanos, deadline);
+                self.streams[lane.stream].load.add(rung, share, need <= deadline);
+            }
+        }
+    }
+}
+
+impl Site {
+    fn variants_of(&self, rungs: std::ops::Range<usize>) -> impl Iterator<Item = &Variant> {
+        rungs.filter_map(|r| self.rungs.get(r)?.variant).filter_map(|v| self.variants.get(v))
+    }
+
+    fn quickest(&self) -> Option<usize> {
+        (0..self.variants.len())
+            .min_by(|&a, &b| self.variants[a].cost.base(1).total_cmp(&self.variants[b].cost.base(1)))
     }
 }

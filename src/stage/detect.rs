@@ -1,7 +1,7 @@
 //! `detect`: finds things in pictures with a neural network.
 
 use super::{Batch, BatchStage, BuildContext, Built, Execute, StageConfig, StageError};
-use crate::frame::{Detection, Frame};
+use crate::frame::{Detection, Frame, Picture};
 use crate::infer::InferError;
 use crate::infer::card::{Labels, Named};
 use crate::infer::decode::{DecodeCard, Found, View, looks_decoded};
@@ -10,6 +10,7 @@ use crate::infer::device::{Device, Precision};
 use crate::infer::model::ModelInfo;
 use crate::infer::nms::Nms;
 use crate::infer::picture::{PictureBatch, PictureModel, Resources, open_named};
+use crate::infer::preprocess::Region;
 use crate::infer::session::Slot;
 use crate::issue::Issue;
 use parking_lot::Mutex;
@@ -49,6 +50,9 @@ pub struct DetectConfig {
     pub labels: Option<Labels>,
     /// Most detections for each frame, those with the best scores. Default 300.
     pub max_detections: Option<usize>,
+    /// Only this part of the picture: left, top, right, bottom as shares of its width and height, 0 to 1.
+    /// Default: all of it.
+    pub region: Option<[f32; 4]>,
     /// Threads of one session. Default: all cores for live work, one for offline work.
     pub threads: Option<usize>,
     /// Sessions that run at once. Default: one for live work, one for each core for offline work.
@@ -150,6 +154,23 @@ pub(super) fn check_unit(key: &str, value: Option<f32>, issues: &mut Vec<Issue>)
     }
 }
 
+/// What is wrong with a part of the picture, given as shares of its size.
+pub(super) fn check_region(region: Option<[f32; 4]>, issues: &mut Vec<Issue>) {
+    if let Some([x1, y1, x2, y2]) = region
+        && !(0.0 <= x1 && x1 < x2 && x2 <= 1.0 && 0.0 <= y1 && y1 < y2 && y2 <= 1.0)
+    {
+        let message = "region must be left, top, right, bottom between 0 and 1, left before right, top before bottom";
+        issues.push(Issue::error("region", message));
+    }
+}
+
+/// A part of the picture, given as shares of its size, in pixels.
+pub(super) fn region_of(picture: &Picture, [x1, y1, x2, y2]: [f32; 4]) -> Region {
+    let (w, h) = picture.view_size();
+    let (w, h) = (w as f32, h as f32);
+    [x1 * w, y1 * h, x2 * w, y2 * h]
+}
+
 /// Finds a stage's model and reads its card; what is wrong becomes an issue at `model`.
 pub(super) fn check_model(model: &std::path::Path, context: &BuildContext, issues: &mut Vec<Issue>) -> Option<Named> {
     match find_model(model, context) {
@@ -210,6 +231,7 @@ impl StageConfig for DetectConfig {
         check_resources(&self.resources(), &mut issues);
         check_unit("threshold", self.threshold, &mut issues);
         check_unit("iou", self.iou, &mut issues);
+        check_region(self.region, &mut issues);
         self.batch.check(&mut issues);
         if self.max_detections == Some(0) {
             issues.push(Issue::error("max_detections", "max_detections must be at least 1"));
@@ -279,7 +301,9 @@ pub struct Detect {
     model: Arc<PictureModel>,
     detector: Detector,
     device: String,
+    region: Option<[f32; 4]>,
     slots: usize,
+    threads: usize,
     threshold: f32,
     iou: f32,
     agnostic: bool,
@@ -334,7 +358,9 @@ impl Detect {
             device: model.device().to_string(),
             model: Arc::new(model),
             detector,
+            region: config.region,
             slots,
+            threads: on.threads,
             threshold,
             iou,
             agnostic: config.agnostic,
@@ -400,6 +426,10 @@ impl BatchStage for Detect {
         self.slots
     }
 
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
     fn open(&self) -> Result<Box<dyn Execute>, StageError> {
         Ok(Box::new(PictureSlot(self.model.slot()?)))
     }
@@ -410,7 +440,8 @@ impl BatchStage for Detect {
 
     fn prepare(&self, frame: &Frame, batch: &mut Batch, index: usize) -> Result<(), StageError> {
         let picture = frame.payload.picture().ok_or_else(|| StageError::new("the frame has no picture"))?;
-        Ok(self.model.prepare(picture, None, picture_batch_mut(batch)?, index)?)
+        let region = self.region.map(|r| region_of(picture, r));
+        Ok(self.model.prepare(picture, region, picture_batch_mut(batch)?, index)?)
     }
 
     fn finish(&self, batch: &Batch, index: usize, frame: &mut Frame) -> Result<(), StageError> {

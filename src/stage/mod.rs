@@ -66,6 +66,11 @@ pub trait BatchStage: Send + Sync {
     /// How many executors the device should have at once.
     fn slots(&self) -> usize;
 
+    /// Cores that one executor keeps busy.
+    fn threads(&self) -> usize {
+        1
+    }
+
     /// Opens one executor and warms it up for every batch size. Called once for each slot before any stream flows, and
     /// again after a panic.
     ///
@@ -162,6 +167,8 @@ pub struct Kind {
     pub about: &'static str,
     /// The JSON Schema of its keys.
     pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
+    /// It keeps state from frame to frame, so a rung can switch it off but not change it.
+    pub keeps_state: bool,
     /// Reads its keys (without the common ones: `kind`, `from`, `workers`, `cpus`). Errors carry the place in the file.
     pub parse: fn(ValueDeserializer<'_>) -> Result<Box<dyn StageConfig>, toml::de::Error>,
 }
@@ -173,7 +180,10 @@ pub const KINDS: &[Kind] = &[
     kind::<embed::EmbedConfig>("embed", "Turns the crops of detections into re-identification vectors."),
     kind::<tensor::TensorConfig>("tensor", "Runs any model on the picture and attaches its raw outputs."),
     kind::<filter::FilterConfig>("filter", "Keeps the detections that matter, by class, score, size and place."),
-    kind::<track::TrackConfig>("track", "Gives the same object the same id from frame to frame."),
+    Kind {
+        keeps_state: true,
+        ..kind::<track::TrackConfig>("track", "Gives the same object the same id from frame to frame.")
+    },
 ];
 
 /// Makes a registry line from a configuration type.
@@ -181,7 +191,13 @@ pub const fn kind<C>(name: &'static str, about: &'static str) -> Kind
 where
     C: StageConfig + DeserializeOwned + schemars::JsonSchema + 'static,
 {
-    Kind { name, about, schema: |g| g.subschema_for::<C>(), parse: |table| Ok(Box::new(C::deserialize(table)?)) }
+    Kind {
+        name,
+        about,
+        schema: |g| g.subschema_for::<C>(),
+        keeps_state: false,
+        parse: |table| Ok(Box::new(C::deserialize(table)?)),
+    }
 }
 
 /// Reads a stage's configuration from TOML text: for tests and tools, without an engine.

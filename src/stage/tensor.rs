@@ -1,8 +1,8 @@
 //! `tensor`: runs any model on the picture, or on a region of it, and attaches its raw outputs.
 
 use super::detect::{
-    BatchKeys, InputSize, PictureSlot, buffers, check_model, check_resources, find_model, model_in_report, peek,
-    picture_batch, picture_batch_mut,
+    BatchKeys, InputSize, PictureSlot, buffers, check_model, check_region, check_resources, find_model,
+    model_in_report, peek, picture_batch, picture_batch_mut, region_of,
 };
 use super::{Batch, BatchStage, BuildContext, Built, Execute, StageConfig, StageError};
 use crate::frame::{Frame, RawTensor};
@@ -84,13 +84,7 @@ impl StageConfig for TensorConfig {
     fn check(&self, context: &BuildContext) -> Vec<Issue> {
         let mut issues = Vec::new();
         check_resources(&self.resources(), &mut issues);
-        if let Some([x1, y1, x2, y2]) = self.region
-            && !(0.0 <= x1 && x1 < x2 && x2 <= 1.0 && 0.0 <= y1 && y1 < y2 && y2 <= 1.0)
-        {
-            let message =
-                "region must be left, top, right, bottom between 0 and 1, left before right, top before bottom";
-            issues.push(Issue::error("region", message));
-        }
+        check_region(self.region, &mut issues);
         self.batch.check(&mut issues);
         let Some(named) = check_model(&self.model, context, &mut issues) else { return issues };
         let Some(info) = peek(&named, &mut issues) else { return issues };
@@ -128,6 +122,7 @@ impl StageConfig for TensorConfig {
             device: model.device().to_string(),
             model,
             slots,
+            threads: on.threads,
             region: self.region,
             kept,
         })))
@@ -140,6 +135,7 @@ struct TensorStage {
     model: PictureModel,
     device: String,
     slots: usize,
+    threads: usize,
     region: Option<[f32; 4]>,
     kept: Vec<usize>,
 }
@@ -157,6 +153,10 @@ impl BatchStage for TensorStage {
         self.slots
     }
 
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
     fn open(&self) -> Result<Box<dyn Execute>, StageError> {
         Ok(Box::new(PictureSlot(self.model.slot()?)))
     }
@@ -167,11 +167,7 @@ impl BatchStage for TensorStage {
 
     fn prepare(&self, frame: &Frame, batch: &mut Batch, index: usize) -> Result<(), StageError> {
         let picture = frame.payload.picture().ok_or_else(|| StageError::new("the frame has no picture"))?;
-        let (w, h) = picture.view_size();
-        let region = self.region.map(|[x1, y1, x2, y2]| {
-            let (w, h) = (w as f32, h as f32);
-            [x1 * w, y1 * h, x2 * w, y2 * h]
-        });
+        let region = self.region.map(|r| region_of(picture, r));
         Ok(self.model.prepare(picture, region, picture_batch_mut(batch)?, index)?)
     }
 

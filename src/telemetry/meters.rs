@@ -198,6 +198,11 @@ impl StreamMeter {
         }
     }
 
+    /// The stream's ceiling starts on this rung, which is no move.
+    pub fn starts_on(&self, rung: usize) {
+        self.ceiling.store(rung, Relaxed);
+    }
+
     /// The stream's ceiling moved to this rung.
     pub fn rung(&self, rung: usize) {
         let before = self.ceiling.swap(rung, Relaxed);

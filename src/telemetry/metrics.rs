@@ -84,6 +84,8 @@ metrics! {
         "Records lost: the queue was full, or the sink failed on them.";
     DEVICE_SLOWDOWN: Gauge "framegate_device_slowdown" ["device"] None,
         "How many times slower the device is than it was measured at start.";
+    CAPACITY: Gauge "framegate_capacity_streams" ["rung"] COUNT,
+        "Streams that this machine can serve at the rung, by the costs measured at start.";
     RELOADS: Counter "framegate_reloads_total" ["result"] COUNT, "Reloads of the pipeline file: done, refused.";
     GPU_UTILIZATION: Gauge "framegate_gpu_utilization_ratio" ["gpu"] None, "Share of time the GPU was busy.";
     GPU_MEMORY_USED: Gauge "framegate_gpu_memory_used_bytes" ["gpu"] Some(Unit::Bytes), "Memory in use.";

@@ -119,7 +119,8 @@ pub struct Telemetry {
     meters: Mutex<Meters>,
     base: Group,
     process: metrics_process::Collector,
-    slowdowns: Mutex<Vec<(String, Gauge)>>,
+    /// Gauges whose labels are only known while running: metric, label's value, gauge.
+    labelled: Mutex<Vec<(&'static str, String, Gauge)>>,
     reloads: [Counter; 2],
     stop: Arc<(Mutex<bool>, Condvar)>,
 }
@@ -148,7 +149,7 @@ impl Telemetry {
             cpu_at_ready: Mutex::new(Duration::ZERO),
             notes: Mutex::default(),
             meters: Mutex::default(),
-            slowdowns: Mutex::default(),
+            labelled: Mutex::default(),
             reloads: ["done", "refused"].map(|r| base.counter(&metrics::RELOADS, &[("result", r)])),
             process,
             base,
@@ -198,13 +199,22 @@ impl Telemetry {
 
     /// A device's slowdown factor.
     pub fn slowdown(&self, device: &str, xi: f64) {
-        let mut slowdowns = self.slowdowns.lock();
-        match slowdowns.iter().find(|(name, _)| name == device) {
-            Some((_, gauge)) => gauge.set(xi),
+        self.labelled(&metrics::DEVICE_SLOWDOWN, "device", device, xi);
+    }
+
+    /// How many streams the machine can serve at a rung.
+    pub fn capacity(&self, rung: &str, streams: usize) {
+        self.labelled(&metrics::CAPACITY, "rung", rung, streams as f64);
+    }
+
+    fn labelled(&self, metric: &'static metrics::Metric, label: &'static str, value: &str, reading: f64) {
+        let mut labelled = self.labelled.lock();
+        match labelled.iter().find(|(name, v, _)| *name == metric.name && v == value) {
+            Some((_, _, gauge)) => gauge.set(reading),
             None => {
-                let gauge = self.base.gauge(&metrics::DEVICE_SLOWDOWN, &[("device", device)]);
-                gauge.set(xi);
-                slowdowns.push((device.to_owned(), gauge));
+                let gauge = self.base.gauge(metric, &[(label, value)]);
+                gauge.set(reading);
+                labelled.push((metric.name, value.to_owned(), gauge));
             }
         }
     }

@@ -1,0 +1,458 @@
+//! The thread that decides what a device does next, and reads frames into batches.
+
+use super::super::inbox::{Change, Inbox, Terms};
+use super::super::supervisor::{Supervisor, panic_message};
+use super::{Crew, Delivery, Done, Event, HANG, Job, Memory, Route, Ways};
+use crate::frame::{FailReason, Frame, Nanos, Outcome, Stream, Ticket, clock, clock::SECOND};
+use crate::schedule::{Chosen, Lane, Next, Plan, Planner, Waiting};
+use crate::stage::StageError;
+use crate::telemetry::{Pulse, StageMeter, StreamMeter, Telemetry};
+use crossbeam_channel::{Receiver, Sender};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// After so many hangs within [`HANG_WINDOW`] the process stops: it is better started anew.
+const HANGS_MAX: usize = 3;
+/// Hangs older than this are forgotten.
+const HANG_WINDOW: Nanos = 600 * SECOND;
+/// The dispatcher looks at least this often.
+const TICK: Nanos = SECOND / 5;
+
+/// One stage in front of the dispatcher.
+pub struct Post {
+    /// The stage's id.
+    pub id: Arc<str>,
+    /// The stage.
+    pub ways: Ways,
+    /// What it reads.
+    pub inbox: Inbox,
+    /// To its finisher.
+    pub done: Sender<Done>,
+    /// Its measurements.
+    pub meter: Arc<StageMeter>,
+    /// Memory of batches that are done, from its finisher.
+    pub spare: Receiver<(Route, Memory)>,
+    /// Memory at hand, for each variant.
+    pub memory: Vec<Vec<Memory>>,
+    /// Frames that come here have passed no device yet: their rung is chosen here.
+    pub entry: bool,
+    /// Frames of one stream with a deadline, and of one without, that may wait.
+    pub waits: (usize, usize),
+    /// The next batch's place in the order of finishing.
+    pub number: u64,
+    /// Streams whose end the finisher has not been told yet.
+    pub ending: Vec<u32>,
+}
+
+/// A batch that an executor has, or will have.
+struct Running {
+    route: Route,
+    number: u64,
+    expected: Nanos,
+    /// When it should be done.
+    until: Nanos,
+    /// When it was taken up, and by whom.
+    taken: Option<(Nanos, Pulse)>,
+    /// To count its frames, should it hang.
+    tickets: Vec<Weak<Ticket>>,
+}
+
+/// A stream whose rung is chosen here.
+struct Watched {
+    stream: Arc<Stream>,
+    meter: Arc<StreamMeter>,
+    moves: u64,
+}
+
+/// The thread that decides.
+pub struct Dispatcher {
+    /// The stages on the device.
+    pub posts: Vec<Post>,
+    /// Rung by the inboxes, the executors and the finishers.
+    pub heard: Receiver<()>,
+    /// Decides.
+    pub planner: Planner<Frame>,
+    /// Batches that run at once.
+    pub slots: usize,
+    /// To the executors.
+    pub jobs: Sender<Job>,
+    /// From the executors.
+    pub events: Receiver<Event>,
+    /// How this device's frames were delivered.
+    pub delivered: Receiver<Delivery>,
+    /// The executors.
+    pub crew: Arc<Crew>,
+    /// The process's measurements.
+    pub telemetry: Arc<Telemetry>,
+    /// Its heartbeat.
+    pub pulse: Pulse,
+    /// Who hears of errors.
+    pub supervisor: Arc<Supervisor>,
+    /// Names of the rungs, best first.
+    pub rungs: Vec<Arc<str>>,
+    /// What changes while it runs.
+    pub state: State,
+}
+
+/// What changes while a dispatcher runs.
+#[derive(Default)]
+pub struct State {
+    running: Vec<Running>,
+    /// Lists of tickets, reused.
+    tickets: Vec<Vec<Weak<Ticket>>>,
+    watched: Vec<Watched>,
+    hangs: Vec<Nanos>,
+}
+
+impl Dispatcher {
+    /// Runs until no more frames can come and all are done.
+    pub fn run(mut self) {
+        let mut plan = Plan::default();
+        let mut wake = None::<Nanos>;
+        loop {
+            let patience = wake.map_or(TICK, |t| t.saturating_sub(clock::now()).min(TICK));
+            crate::ring::listen(&self.heard, Duration::from_nanos(patience));
+            self.pulse.begin(clock::now(), HANG);
+            self.hear();
+            self.give_up_hung(clock::now());
+            self.take_in();
+            wake = None;
+            while self.state.running.len() <= self.slots && self.has_memory() {
+                let now = clock::now();
+                let free_at = self.free_at(now);
+                let next = self.planner.plan(now, free_at, &mut plan);
+                match self.carry_out(next, &mut plan, now, free_at) {
+                    Ok(true) => {}
+                    // A batch whose frames all failed to prepare leaves others waiting: look again at once.
+                    Ok(false) if matches!(next, Next::Run { .. }) => {}
+                    Ok(false) => {
+                        if let Next::WaitUntil(at) = next {
+                            wake = Some(at);
+                        }
+                        break;
+                    }
+                    // The executors have given up, and have said why.
+                    Err(Gone) => return,
+                }
+                // Room was made: what the rings hold may come in.
+                self.take_in();
+            }
+            self.tell_rungs();
+            self.tell_ends();
+            self.pulse.end();
+            let idle = self.state.running.is_empty() && self.planner.waiting() == 0;
+            if idle && self.posts.iter().all(|p| p.ending.is_empty() && p.inbox.is_done()) {
+                return;
+            }
+        }
+    }
+
+    /// What executors, finishers and outlets have to say.
+    fn hear(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                Event::Started { route, number, at, pulse } => {
+                    if let Some(r) = self.state.running.iter_mut().find(|r| r.route == route && r.number == number) {
+                        r.until = at + r.expected;
+                        r.taken = Some((at, pulse));
+                    }
+                }
+                Event::Ended { route, number, places, started, span } => {
+                    self.done_with(|r| r.route == route && r.number == number);
+                    if let Some(span) = span {
+                        self.planner.ran(route.site, route.variant, places, started, span);
+                        let stage = &self.posts[route.site].ways.variants[route.variant];
+                        self.telemetry.slowdown(stage.device(), self.planner.slowdown().mean());
+                    }
+                }
+            }
+        }
+        while let Ok(d) = self.delivered.try_recv() {
+            self.planner.delivered(d.site, d.stream, d.at, d.tail, d.late);
+        }
+        for post in &mut self.posts {
+            for (route, memory) in post.spare.try_iter() {
+                post.memory[route.variant].push(memory);
+            }
+        }
+    }
+
+    /// Forgets a batch; its list of tickets is used again.
+    fn done_with(&mut self, which: impl Fn(&Running) -> bool) -> Option<Running> {
+        let at = self.state.running.iter().position(which)?;
+        let mut done = self.state.running.remove(at);
+        let mut tickets = std::mem::take(&mut done.tickets);
+        tickets.clear();
+        self.state.tickets.push(tickets);
+        Some(done)
+    }
+
+    /// Gives up calls that hang: their frames have failed, their thread is replaced.
+    fn give_up_hung(&mut self, now: Nanos) {
+        while let Some(at) = self.state.running.iter().position(|r| {
+            // The executor's own heartbeat allows as much; a call that returns at the last moment is let be.
+            r.taken.as_ref().is_some_and(|(taken, _)| now > taken + HANG + SECOND / 10)
+        }) {
+            let hung = self.state.running.remove(at);
+            let Route { site, variant } = hung.route;
+            if let Some((_, pulse)) = &hung.taken {
+                pulse.abandon();
+            }
+            for ticket in hung.tickets.iter().filter_map(Weak::upgrade) {
+                ticket.settle(Outcome::Failed(FailReason::Hang));
+            }
+            let post = &mut self.posts[site];
+            post.meter.hung();
+            post.memory[variant].push((post.ways.variants[variant].buffers(), Vec::new()));
+            // The finisher outlives the dispatcher.
+            let _ = post.done.send(Done::Lost { number: hung.number });
+            self.state.hangs.retain(|&t| t + HANG_WINDOW > now);
+            self.state.hangs.push(now);
+            let count = self.state.hangs.len();
+            let id = &*self.posts[site].id;
+            tracing::error!(stage = id, count, "a call hung for 10 s: it is abandoned with its thread");
+            if count >= HANGS_MAX {
+                self.supervisor.give_up(format!("stage `{id}` hung {count} times within ten minutes"));
+            } else {
+                self.crew.replace();
+            }
+        }
+    }
+
+    fn has_memory(&self) -> bool {
+        self.posts.iter().all(|p| p.memory.iter().all(|m| !m.is_empty()))
+    }
+
+    /// When the next slot is free.
+    fn free_at(&self, now: Nanos) -> Nanos {
+        if self.state.running.len() < self.slots {
+            return now;
+        }
+        self.state.running.iter().map(|r| r.until).min().unwrap_or(now)
+    }
+
+    /// Does what the planner decided. Says whether a batch is on its way.
+    fn carry_out(&mut self, next: Next, plan: &mut Plan<Frame>, now: Nanos, free_at: Nanos) -> Result<bool, Gone> {
+        for (frame, reason) in plan.shed.drain(..) {
+            frame.ticket.mark(Outcome::Shed(reason));
+        }
+        for (site, chosen) in plan.pass.drain(..) {
+            self.pass(site, chosen);
+        }
+        let job = match next {
+            Next::Run { site, variant } => self.prepare(Route { site, variant }, plan, now, free_at),
+            Next::Probe { site, variant } => self.probe(Route { site, variant }, now),
+            Next::WaitUntil(_) | Next::Idle => None,
+        };
+        let sent = match job {
+            Some(job) => {
+                self.jobs.send(job).map_err(|_| Gone)?;
+                true
+            }
+            None => false,
+        };
+        for (site, chosen) in plan.follow.drain(..) {
+            self.pass(site, chosen);
+        }
+        Ok(sent)
+    }
+
+    /// Lets a frame go on without the device.
+    fn pass(&mut self, site: usize, chosen: Chosen<Frame>) {
+        let post = &mut self.posts[site];
+        let mut frame = chosen.item;
+        frame.rung = Some(chosen.rung);
+        if post.ways.rungs.get(chosen.rung).is_some_and(|r| r.variant.is_some()) {
+            // Left to a tracker, where a stage that is switched off has nothing to say.
+            frame.carried = true;
+            frame.inferred = false;
+        }
+        let number = post.number;
+        post.number += 1;
+        // The finisher outlives the dispatcher.
+        let _ = post.done.send(Done::Passed { number, frame });
+    }
+
+    /// A batch of no frames, to measure.
+    fn probe(&mut self, route: Route, now: Nanos) -> Option<Job> {
+        let post = &mut self.posts[route.site];
+        let (batch, frames) = post.memory[route.variant].pop()?;
+        let job = Job { route, number: post.number, batch, frames, places: 1, prepared_at: now, expected: 0 };
+        post.number += 1;
+        self.starts(&job, now, Vec::new());
+        Some(job)
+    }
+
+    fn starts(&mut self, job: &Job, at: Nanos, tickets: Vec<Weak<Ticket>>) {
+        self.state.running.push(Running {
+            route: job.route,
+            number: job.number,
+            expected: job.expected,
+            until: at + job.expected,
+            taken: None,
+            tickets,
+        });
+    }
+
+    /// Reads the planned frames into a batch; none where none of them could be read.
+    fn prepare(&mut self, route: Route, plan: &mut Plan<Frame>, now: Nanos, free_at: Nanos) -> Option<Job> {
+        let post = &mut self.posts[route.site];
+        let (mut batch, mut frames) = post.memory[route.variant].pop()?;
+        let stage = &post.ways.variants[route.variant];
+        let begun = clock::now();
+        let mut before = begun;
+        for chosen in plan.run.drain(..) {
+            let mut frame = chosen.item;
+            frame.rung = Some(chosen.rung);
+            frame.rescued |= chosen.rescued;
+            let index = frames.len();
+            let result = catch_unwind(AssertUnwindSafe(|| stage.prepare(&frame, &mut batch, index)));
+            let after = clock::now();
+            match result {
+                Ok(Ok(())) => {
+                    self.planner.prepared(route.site, route.variant, after - before);
+                    // Waiting for a busy device is not the engine's doing.
+                    let since = frame.passed.nodes().last().map_or(frame.arrival.decoded, |n| n.1);
+                    frame.work.queued += free_at.min(now).saturating_sub(since).min(now.saturating_sub(since));
+                    frames.push(frame);
+                }
+                Ok(Err(error)) => {
+                    self.supervisor.frame_failed(&post.id, &frame, &error);
+                    frame.ticket.mark(Outcome::Failed(FailReason::Stage));
+                }
+                Err(panic) => {
+                    let error =
+                        StageError::new(format!("panicked while reading the frame: {}", panic_message(&*panic)));
+                    self.supervisor.frame_failed(&post.id, &frame, &error);
+                    frame.ticket.mark(Outcome::Failed(FailReason::Panic));
+                }
+            }
+            before = after;
+        }
+        if frames.is_empty() {
+            post.memory[route.variant].push((batch, frames));
+            return None;
+        }
+        let prepared_at = clock::now();
+        let mut tickets = self.state.tickets.pop().unwrap_or_default();
+        for frame in &mut frames {
+            frame.work.prepare += prepared_at - begun;
+            tickets.push(Arc::downgrade(&frame.ticket));
+        }
+        let (places, number) = (frames.len(), post.number);
+        post.number += 1;
+        let expected = self.planner.expected(route.site, route.variant, places);
+        let job = Job { route, number, batch, frames, places, prepared_at, expected };
+        self.starts(&job, now.max(free_at), tickets);
+        Some(job)
+    }
+
+    /// Moves frames from the rings to the planner.
+    fn take_in(&mut self) {
+        for site in 0..self.posts.len() {
+            self.posts[site].inbox.refresh();
+            loop {
+                while let Some(change) = self.posts[site].inbox.change() {
+                    match change {
+                        Change::Opened { stream, by_count, meter, terms } => {
+                            self.open(site, &stream, by_count, meter, terms);
+                        }
+                        Change::Ended(stream) => {
+                            self.planner.end(stream.index, site);
+                            self.posts[site].ending.push(stream.index);
+                        }
+                    }
+                }
+                let planner = &self.planner;
+                // A frame with a deadline always comes in and may push out an older one; offline frames wait for room.
+                let wanted = |s: &Stream| s.deadline.is_some() || planner.has_room(s.index, site);
+                let post = &mut self.posts[site];
+                let Some(frame) = post.inbox.next(wanted) else { break };
+                if post.inbox.is_aborting() {
+                    frame.ticket.mark(Outcome::Failed(FailReason::Stopped));
+                    continue;
+                }
+                let ticket = &frame.ticket;
+                let waiting = Waiting {
+                    seq: ticket.seq,
+                    captured: ticket.captured,
+                    ready: frame.passed.nodes().last().map_or(frame.arrival.decoded, |n| n.1),
+                    deadline: ticket.deadline(),
+                    rung: if post.entry { None } else { Some(frame.rung.unwrap_or(0)) },
+                };
+                let stream = ticket.stream.index;
+                if let Some(out) = self.planner.arrive(stream, site, clock::now(), waiting, frame) {
+                    out.ticket.mark(Outcome::Evicted);
+                }
+            }
+        }
+        if self.posts.iter().any(|p| p.inbox.is_aborting()) {
+            for frame in self.planner.abandon() {
+                frame.ticket.mark(Outcome::Failed(FailReason::Stopped));
+            }
+        }
+    }
+
+    fn open(&mut self, site: usize, stream: &Arc<Stream>, by_count: bool, meter: Arc<StreamMeter>, terms: Terms) {
+        let post = &self.posts[site];
+        let entry = post.entry;
+        self.planner.open(Lane {
+            stream: stream.index,
+            site,
+            priority: stream.priority,
+            deadline: stream.deadline,
+            by_count,
+            capacity: if stream.deadline.is_some() { post.waits.0 } else { post.waits.1 },
+            entry,
+        });
+        self.planner.admit(stream.index, terms.admitted);
+        if entry && !self.state.watched.iter().any(|w| w.stream.index == stream.index) {
+            self.planner.set_ceiling(stream.index, terms.rung);
+            meter.starts_on(terms.rung);
+            self.state.watched.push(Watched { stream: stream.clone(), meter, moves: 0 });
+        }
+        // Said at once, and by how much, where a stream can never be on time.
+        if let Some((deadline, over)) = stream.deadline.and_then(|d| Some((d, self.planner.excess(site, d)?))) {
+            let (deadline, over) = (clock::millis(deadline), clock::millis(over));
+            tracing::warn!(
+                stage = &*post.id,
+                stream = &*stream.id,
+                "infeasible: a frame takes {:.1} ms even alone on an idle device, {over:.1} ms more than its deadline of \
+                 {deadline:.1} ms; every frame of the stream is shed until that changes",
+                deadline + over,
+            );
+        }
+    }
+
+    /// Tells the metrics where the streams' ceilings are.
+    fn tell_rungs(&mut self) {
+        let (planner, names) = (&self.planner, &self.rungs);
+        self.state.watched.retain_mut(|w| {
+            let (down, up) = planner.moves(w.stream.index);
+            if down + up != w.moves {
+                w.moves = down + up;
+                let rung = planner.ceiling(w.stream.index);
+                let name = names.get(rung).map_or("", |n| &**n);
+                tracing::info!(stream = &*w.stream.id, rung = name, "quality changed");
+                w.meter.rung(rung);
+            }
+            planner.is_known(w.stream.index)
+        });
+    }
+
+    /// Tells the finishers which streams have ended.
+    fn tell_ends(&mut self) {
+        for (site, post) in self.posts.iter_mut().enumerate() {
+            let planner = &self.planner;
+            for stream in post.ending.extract_if(.., |s| !planner.is_open(*s, site)) {
+                // The finisher outlives the dispatcher.
+                let _ = post.done.send(Done::StreamEnded { number: post.number, stream });
+                post.number += 1;
+            }
+        }
+    }
+}
+
+/// Nobody takes batches any more.
+struct Gone;

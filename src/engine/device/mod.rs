@@ -1,0 +1,226 @@
+//! A device and the stages that run on it: one dispatcher that plans and prepares, an executor for each slot of the
+//! device, and for each stage a finisher. Preprocess of the next batch, inference of this one and postprocess of the one
+//! before overlap.
+
+mod dispatcher;
+mod executor;
+mod finisher;
+
+pub use dispatcher::{Dispatcher, Post};
+pub use executor::{Crew, Threads};
+pub use finisher::Finisher;
+
+use crate::frame::{FailReason, Frame, Nanos, clock, clock::SECOND};
+use crate::schedule::{Cost, RungPlan, Site, Variant};
+use crate::stage::{Batch, BatchStage, Execute, StageError};
+use crate::telemetry::Pulse;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A piece of work that takes longer than this hangs.
+pub const HANG: Nanos = 10 * SECOND;
+
+/// A stage as a device runs it: its variants, and which of them each rung takes.
+#[derive(Clone)]
+pub struct Ways {
+    /// The ways of running it.
+    pub variants: Vec<Arc<dyn BatchStage>>,
+    /// What it does at each rung.
+    pub rungs: Vec<RungPlan>,
+}
+
+impl Ways {
+    /// The device's name.
+    pub fn device(&self) -> &str {
+        self.variants.first().map_or("cpu", |v| v.device())
+    }
+}
+
+/// Which way of running which stage of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// The stage.
+    pub site: usize,
+    /// The way of running it.
+    pub variant: usize,
+}
+
+/// A batch's memory and the list of its frames, reused.
+pub type Memory = (Batch, Vec<Frame>);
+
+/// A batch on its way from the dispatcher to an executor.
+pub struct Job {
+    /// What runs.
+    pub route: Route,
+    /// Batches of a stage are finished in this order.
+    pub number: u64,
+    /// The batch.
+    pub batch: Batch,
+    /// Its frames.
+    pub frames: Vec<Frame>,
+    /// A probe has no frames and runs one place, only to be measured.
+    pub places: usize,
+    /// When it was ready to run.
+    pub prepared_at: Nanos,
+    /// How long it should take.
+    pub expected: Nanos,
+}
+
+/// What reaches a stage's finisher.
+pub enum Done {
+    /// A batch, from an executor.
+    Batch {
+        /// The batch.
+        job: Job,
+        /// When it started.
+        started: Nanos,
+        /// When it ended.
+        ended: Nanos,
+        /// Why it has no outputs, if it has none.
+        failed: Option<FailReason>,
+    },
+    /// A frame that goes on without the device.
+    Passed {
+        /// Its place among the batches.
+        number: u64,
+        /// The frame.
+        frame: Frame,
+    },
+    /// A batch that hung and will never come.
+    Lost {
+        /// Its place among the batches.
+        number: u64,
+    },
+    /// Every frame of this stream is in a batch before this one; from the dispatcher.
+    StreamEnded {
+        /// Its place among the batches.
+        number: u64,
+        /// The stream's index.
+        stream: u32,
+    },
+}
+
+impl Done {
+    fn number(&self) -> u64 {
+        match self {
+            Self::Batch { job, .. } => job.number,
+            Self::Passed { number, .. } | Self::Lost { number } | Self::StreamEnded { number, .. } => *number,
+        }
+    }
+}
+
+/// What an executor tells the dispatcher.
+pub enum Event {
+    /// It has taken a batch up.
+    Started {
+        /// The batch.
+        route: Route,
+        /// Its number.
+        number: u64,
+        /// When.
+        at: Nanos,
+        /// Its heartbeat: to give it up by, if it hangs.
+        pulse: Pulse,
+    },
+    /// It is done with a batch.
+    Ended {
+        /// The batch.
+        route: Route,
+        /// Its number.
+        number: u64,
+        /// Places run.
+        places: usize,
+        /// When it had started.
+        started: Nanos,
+        /// Time it took; `None` if it failed.
+        span: Option<Nanos>,
+    },
+}
+
+/// How a frame that left a stage of a device was delivered.
+#[derive(Debug, Clone, Copy)]
+pub struct Delivery {
+    /// The stage, as an index into the device's.
+    pub site: usize,
+    /// The stream's index.
+    pub stream: u32,
+    /// When.
+    pub at: Nanos,
+    /// How long after it had left the stage.
+    pub tail: Nanos,
+    /// Late by so much; 0 is on time.
+    pub late: Nanos,
+}
+
+/// Measures what batches cost on a freshly opened executor: the median of a few runs for each size.
+///
+/// # Errors
+/// The device fails on an empty batch.
+pub fn calibrate(
+    stage: &dyn BatchStage,
+    executor: &mut dyn Execute,
+    batch: &mut Batch,
+    patience: Duration,
+) -> Result<Vec<(usize, Nanos)>, StageError> {
+    let budget = patience.as_nanos() as Nanos / stage.batch_sizes().len().max(1) as Nanos;
+    let mut points = Vec::new();
+    for &size in stage.batch_sizes() {
+        let (begun, mut spans) = (clock::now(), Vec::new());
+        while spans.len() < 3 || (spans.len() < 15 && clock::now() - begun < budget / 4) {
+            let start = clock::now();
+            executor.execute(batch, size)?;
+            spans.push(clock::now() - start);
+            if clock::now() - begun > budget {
+                break;
+            }
+        }
+        spans.sort_unstable();
+        points.push((size, spans[spans.len() / 2]));
+    }
+    Ok(points)
+}
+
+/// A stage on its device, opened and warm.
+pub struct Opened {
+    /// What the planner is told of it.
+    pub site: Site,
+    /// Sessions: for each slot one of each variant.
+    pub sessions: Vec<Vec<Box<dyn Execute>>>,
+    /// Memory of batches, for each variant.
+    pub memory: Vec<Vec<Memory>>,
+}
+
+/// Opens a stage's variants for a device of `slots` slots and measures them, all within about `patience`.
+///
+/// # Errors
+/// A variant cannot be used.
+pub fn open(ways: &Ways, slots: usize, patience: Duration) -> Result<Opened, StageError> {
+    let mut sessions: Vec<Vec<Box<dyn Execute>>> = (0..slots).map(|_| Vec::new()).collect();
+    let (mut memory, mut variants) = (Vec::new(), Vec::new());
+    let share = patience / ways.variants.len().max(1) as u32;
+    for stage in &ways.variants {
+        for slot in &mut sessions {
+            slot.push(stage.open()?);
+        }
+        // One for each slot, one prepared ahead, one being finished.
+        let mut batches: Vec<Memory> = (0..slots + 2).map(|_| (stage.buffers(), Vec::new())).collect();
+        let first = sessions.first_mut().and_then(|s| s.last_mut());
+        let cost = match (first, batches.first_mut()) {
+            (Some(executor), Some((batch, _))) => Cost::fit(&calibrate(&**stage, &mut **executor, batch, share)?),
+            _ => Cost::fit(&[]),
+        };
+        variants.push(Variant { cost, batch_sizes: stage.batch_sizes().to_vec() });
+        memory.push(batches);
+    }
+    let site = Site { variants, rungs: ways.rungs.clone(), tail: Default::default() };
+    Ok(Opened { site, sessions, memory })
+}
+
+/// Frames of one stream that may wait in front of a stage: what can still be on time, and a full batch.
+pub fn waits(site: &Site, deadline: Option<Nanos>, fps: f64) -> usize {
+    let largest = site.variants.iter().map(Variant::largest).max().unwrap_or(1);
+    match deadline {
+        Some(d) => ((d as f64 * fps / 1e9).ceil() as usize + 2).max(3),
+        None => largest,
+    }
+}

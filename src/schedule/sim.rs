@@ -1,0 +1,627 @@
+//! A device, its streams and its planner under virtual time: what `framegate simulate` runs, what admission asks, and
+//! what the scheduler is proven with. The planner here is the one that runs in production.
+
+use super::{Chosen, Lane, Next, Plan, Planner, Policy, Site, Waiting};
+use crate::frame::clock::{MILLI, SECOND};
+use crate::frame::{Nanos, Outcome, ShedReason};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// One stream's frames and what they pass.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Feed {
+    /// Time between two frames.
+    pub period: Nanos,
+    /// When the first frame is captured; `None`: at random within a period.
+    pub phase: Option<Nanos>,
+    /// Captures are late by up to this, evenly spread.
+    pub jitter: Nanos,
+    /// From captured to ready for the first stage: arrival and decoding.
+    pub decode: Nanos,
+    /// Captured to deadline.
+    pub deadline: Option<Nanos>,
+    /// Larger is more important.
+    pub priority: i32,
+    /// Frames that may wait in front of a stage.
+    pub capacity: usize,
+    /// Times when nothing arrives; what was captured meanwhile comes in one burst at the end. Ascending.
+    pub pauses: Vec<Span>,
+    /// When the stream is there. Frames outside are never captured.
+    pub present: Span,
+    /// The stages it passes, one list of sites for each branch.
+    pub branches: Vec<Vec<usize>>,
+}
+
+impl Feed {
+    /// A steady stream through one stage, there from the start.
+    pub fn steady(fps: f64, deadline: Nanos) -> Self {
+        let period = (SECOND as f64 / fps) as Nanos;
+        Self {
+            period,
+            phase: None,
+            jitter: 0,
+            decode: 0,
+            deadline: Some(deadline),
+            priority: 0,
+            capacity: (deadline / period.max(1)) as usize + 3,
+            pauses: Vec::new(),
+            present: Span { from: 0, to: Nanos::MAX },
+            branches: vec![vec![0]],
+        }
+    }
+}
+
+/// From a time on, and up to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The first nanosecond.
+    pub from: Nanos,
+    /// The first nanosecond after it.
+    pub to: Nanos,
+}
+
+impl Span {
+    fn holds(self, at: Nanos) -> bool {
+        at >= self.from && at < self.to
+    }
+}
+
+/// How far a device's real spans are from what its model says.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Truth {
+    /// Deviation of a batch's span, as a share of it: spans are spread log-normally around the model's.
+    pub spread: f64,
+    /// Share of batches that are hit by something else on the machine, and how much longer they take.
+    pub outliers: (f64, Nanos),
+    /// Times when everything takes so many times as long. Where spans overlap their factors multiply.
+    pub slowdowns: Vec<(Span, f64)>,
+    /// From the end of a batch to the sinks' queues.
+    pub tail: Nanos,
+}
+
+/// What to simulate.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// The streams.
+    pub feeds: Vec<Feed>,
+    /// The device's stages: what the planner is told of them, and what they really cost but for [`Truth`].
+    pub sites: Vec<Site>,
+    /// Batches that run at once.
+    pub slots: usize,
+    /// How reality differs from the model.
+    pub truth: Truth,
+    /// Who decides.
+    pub policy: Policy,
+    /// Streams that are not admitted, by index.
+    pub refused: Vec<usize>,
+    /// The rung that every stream starts on.
+    pub rung: usize,
+    /// How long frames are captured.
+    pub length: Nanos,
+    /// Latencies leave out frames captured earlier.
+    pub warmup: Nanos,
+    /// All that is random follows from it.
+    pub seed: u64,
+}
+
+impl Scenario {
+    /// `feeds` through one device, undisturbed.
+    pub fn new(feeds: Vec<Feed>, sites: Vec<Site>, length: Nanos, seed: u64) -> Self {
+        Self {
+            feeds,
+            sites,
+            slots: 1,
+            truth: Truth::default(),
+            policy: Policy::Framegate,
+            refused: Vec::new(),
+            rung: 0,
+            length,
+            warmup: SECOND.min(length / 4),
+            seed,
+        }
+    }
+}
+
+/// What became of one stream.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// Frames captured.
+    pub captured: u64,
+    /// Delivered before the deadline.
+    pub on_time: u64,
+    /// Delivered after it.
+    pub late: u64,
+    /// Shed, by [`ShedReason`].
+    pub shed: [u64; 5],
+    /// Pushed out of a full queue.
+    pub evicted: u64,
+    /// Delivered with a result of their own picture.
+    pub inferred: u64,
+    /// Saved by a rung below their ceiling.
+    pub rescued: u64,
+    /// Delivered, by rung.
+    pub rungs: Vec<u64>,
+    /// Moves of the ceiling, down and up.
+    pub moves: (u64, u64),
+    /// Latencies of delivered frames behind the warm-up, nanoseconds, in the order of delivery.
+    pub latencies: Vec<Nanos>,
+    /// Sums over the delivered frames behind the warm-up: decode, prepare, execute, tail, nanoseconds.
+    pub parts: [f64; 4],
+}
+
+impl Tally {
+    /// Frames that ended.
+    pub fn ended(&self) -> u64 {
+        self.on_time + self.late + self.shed.iter().sum::<u64>() + self.evicted
+    }
+}
+
+/// What came out.
+#[derive(Debug, Clone, Default)]
+pub struct Outcomes {
+    /// By stream.
+    pub streams: Vec<Tally>,
+    /// Batches run, and the frames in them, by site.
+    pub batches: Vec<(u64, u64)>,
+    /// Share of the time that slots were busy.
+    pub busy: f64,
+    /// Decisions taken.
+    pub decisions: u64,
+    /// Batches whose every estimate said that a member would be late when they were started; always 0 with a start test.
+    pub known_late: u64,
+    /// When each stream's ceiling moved: time, stream, rung.
+    pub climbs: Vec<(Nanos, usize, usize)>,
+    /// Frames that came out late: when they were captured.
+    pub late_at: Vec<Nanos>,
+}
+
+impl Outcomes {
+    /// Frames on time over all streams.
+    pub fn on_time(&self) -> u64 {
+        self.streams.iter().map(|s| s.on_time).sum()
+    }
+
+    /// Share of captured frames that were on time, 0 to 1.
+    pub fn on_time_share(&self) -> f64 {
+        self.on_time() as f64 / self.streams.iter().map(|s| s.captured).sum::<u64>().max(1) as f64
+    }
+
+    /// On-time frames of the worst-served stream over the mean of all.
+    pub fn fairness(&self) -> f64 {
+        let worst = self.streams.iter().map(|s| s.on_time).min().unwrap_or(0);
+        worst as f64 * self.streams.len() as f64 / self.on_time().max(1) as f64
+    }
+}
+
+/// A frame under way.
+#[derive(Debug, Clone, Copy)]
+struct Flight {
+    feed: u32,
+    seq: u64,
+    captured: Nanos,
+    deadline: Option<Nanos>,
+    decode: Nanos,
+    prepare: Nanos,
+    execute: Nanos,
+    /// Branches that have not ended yet.
+    open: u32,
+    rung: Option<usize>,
+    rescued: bool,
+    inferred: bool,
+    /// The worst that happened to it so far.
+    outcome: Option<Outcome>,
+    delivered: Nanos,
+}
+
+/// A frame on one of its branches: its place among the flights, the branch, the step on it.
+type Token = (u32, u16, u16);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// A slot is done with its batch.
+    Ended(usize),
+    /// A frame reaches the end of its way: place, branch, last site, when it left that one.
+    Delivered(u32, u16, usize, Nanos),
+    /// A frame is ready for a step of a branch.
+    Ready(u32, u16, u16),
+    /// A stream captures its next frame.
+    Captured(usize),
+    /// The planner asked to be asked again.
+    Wake,
+}
+
+struct Slot {
+    busy: bool,
+    site: usize,
+    variant: usize,
+    started: Nanos,
+    ends: Nanos,
+    expected: Nanos,
+    tokens: Vec<Token>,
+}
+
+/// A batch that is prepared and waits for a slot.
+struct Prepared {
+    site: usize,
+    variant: usize,
+    ready: Nanos,
+    tokens: Vec<Token>,
+}
+
+struct World<'s> {
+    scenario: &'s Scenario,
+    rng: fastrand::Rng,
+    planner: Planner<Token>,
+    flights: Vec<Flight>,
+    free: Vec<u32>,
+    events: BinaryHeap<Reverse<(Nanos, Event)>>,
+    next: Vec<(u64, Nanos)>,
+    slots: Vec<Slot>,
+    prepared: Option<Prepared>,
+    /// The dispatcher prepares one batch after the other.
+    dispatcher_free: Nanos,
+    woken: Nanos,
+    plan: Plan<Token>,
+    out: Outcomes,
+    ceilings: Vec<usize>,
+    busy: Nanos,
+}
+
+/// Runs a scenario. The same scenario gives the same outcomes, to the last bit.
+pub fn run(scenario: &Scenario) -> Outcomes {
+    let mut world = World::new(scenario);
+    while let Some(Reverse((now, event))) = world.events.pop() {
+        world.happens(now, event);
+        while world.events.peek().is_some_and(|Reverse((t, _))| *t == now) {
+            if let Some(Reverse((_, event))) = world.events.pop() {
+                world.happens(now, event);
+            }
+        }
+        world.decide(now);
+    }
+    world.finish()
+}
+
+impl<'s> World<'s> {
+    fn new(scenario: &'s Scenario) -> Self {
+        let mut planner = Planner::new(scenario.sites.clone(), scenario.slots).with_policy(scenario.policy);
+        let mut rng = fastrand::Rng::with_seed(scenario.seed);
+        let (mut events, mut next) = (BinaryHeap::new(), Vec::new());
+        for (i, feed) in scenario.feeds.iter().enumerate() {
+            let mut sites: Vec<usize> = feed.branches.iter().flatten().copied().collect();
+            sites.sort_unstable();
+            sites.dedup();
+            for site in sites {
+                planner.open(Lane {
+                    stream: i as u32,
+                    site,
+                    priority: feed.priority,
+                    deadline: feed.deadline,
+                    by_count: false,
+                    capacity: feed.capacity,
+                    entry: feed.branches.iter().any(|b| b.first() == Some(&site)),
+                });
+            }
+            planner.set_ceiling(i as u32, scenario.rung);
+            planner.admit(i as u32, !scenario.refused.contains(&i));
+            let phase = feed.phase.unwrap_or_else(|| rng.u64(0..feed.period.max(1)));
+            next.push((0, phase));
+            let first = arrival(feed, phase, &mut rng);
+            events.push(Reverse((first, Event::Captured(i))));
+        }
+        let slot = || Slot { busy: false, site: 0, variant: 0, started: 0, ends: 0, expected: 0, tokens: Vec::new() };
+        Self {
+            rng,
+            planner,
+            flights: Vec::new(),
+            free: Vec::new(),
+            events,
+            next,
+            slots: (0..scenario.slots.max(1)).map(|_| slot()).collect(),
+            prepared: None,
+            dispatcher_free: 0,
+            woken: 0,
+            plan: Plan::default(),
+            out: Outcomes {
+                streams: vec![Tally::default(); scenario.feeds.len()],
+                batches: vec![(0, 0); scenario.sites.len()],
+                ..Outcomes::default()
+            },
+            ceilings: vec![scenario.rung; scenario.feeds.len()],
+            busy: 0,
+            scenario,
+        }
+    }
+
+    fn happens(&mut self, now: Nanos, event: Event) {
+        match event {
+            Event::Captured(feed) => self.captured(now, feed),
+            Event::Ready(flight, branch, step) => self.ready(now, (flight, branch, step)),
+            Event::Ended(slot) => self.ended(now, slot),
+            Event::Delivered(flight, branch, site, left) => self.delivered(now, flight, branch, site, left),
+            Event::Wake => {}
+        }
+    }
+
+    fn captured(&mut self, now: Nanos, index: usize) {
+        let feed = &self.scenario.feeds[index];
+        let (seq, nominal) = self.next[index];
+        if feed.present.holds(nominal) {
+            let flight = Flight {
+                feed: index as u32,
+                seq,
+                captured: now,
+                deadline: feed.deadline.map(|d| now + d),
+                decode: feed.decode,
+                prepare: 0,
+                execute: 0,
+                open: feed.branches.len() as u32,
+                rung: None,
+                rescued: false,
+                inferred: false,
+                outcome: None,
+                delivered: 0,
+            };
+            let at = match self.free.pop() {
+                Some(at) => {
+                    self.flights[at as usize] = flight;
+                    at
+                }
+                None => {
+                    self.flights.push(flight);
+                    self.flights.len() as u32 - 1
+                }
+            };
+            self.out.streams[index].captured += 1;
+            for branch in 0..feed.branches.len() as u16 {
+                self.events.push(Reverse((now + feed.decode, Event::Ready(at, branch, 0))));
+            }
+        }
+        let following = nominal + feed.period;
+        if following < self.scenario.length.min(feed.present.to) {
+            self.next[index] = (seq + u64::from(feed.present.holds(nominal)), following);
+            let at = arrival(feed, following, &mut self.rng).max(now);
+            self.events.push(Reverse((at, Event::Captured(index))));
+        }
+    }
+
+    fn ready(&mut self, now: Nanos, token: Token) {
+        let f = self.flights[token.0 as usize];
+        if f.outcome.is_some_and(|o| !matches!(o, Outcome::OnTime | Outcome::Late)) {
+            // Another branch has given it up; this one need not begin.
+            self.lose(token, Outcome::Shed(ShedReason::Deadline));
+            return;
+        }
+        let site = self.scenario.feeds[f.feed as usize].branches[usize::from(token.1)][usize::from(token.2)];
+        let rung = if token.2 == 0 { None } else { f.rung };
+        let waiting = Waiting { seq: f.seq, captured: f.captured, ready: now, deadline: f.deadline, rung };
+        if let Some(out) = self.planner.arrive(f.feed, site, now, waiting, token) {
+            self.lose(out, Outcome::Evicted);
+        }
+    }
+
+    /// A branch of a frame ended without a delivery.
+    fn lose(&mut self, (at, _, _): Token, outcome: Outcome) {
+        self.flights[at as usize].outcome = Some(outcome);
+        self.close(at);
+    }
+
+    fn close(&mut self, at: u32) {
+        let f = &mut self.flights[at as usize];
+        f.open -= 1;
+        if f.open > 0 {
+            return;
+        }
+        let f = *f;
+        let tally = &mut self.out.streams[f.feed as usize];
+        match f.outcome {
+            Some(Outcome::Shed(reason)) => tally.shed[reason as usize] += 1,
+            Some(Outcome::Evicted) => tally.evicted += 1,
+            _ => {
+                if f.deadline.is_some_and(|d| f.delivered > d) {
+                    tally.late += 1;
+                    self.out.late_at.push(f.captured);
+                } else {
+                    tally.on_time += 1;
+                }
+                tally.inferred += u64::from(f.inferred);
+                tally.rescued += u64::from(f.rescued);
+                let rung = f.rung.unwrap_or(0);
+                if tally.rungs.len() <= rung {
+                    tally.rungs.resize(rung + 1, 0);
+                }
+                tally.rungs[rung] += 1;
+                if f.captured >= self.scenario.warmup {
+                    tally.latencies.push(f.delivered - f.captured);
+                    let parts = [f.decode, f.prepare, f.execute, self.scenario.truth.tail];
+                    for (sum, part) in tally.parts.iter_mut().zip(parts) {
+                        *sum += part as f64;
+                    }
+                }
+            }
+        }
+        self.free.push(at);
+    }
+
+    fn ended(&mut self, now: Nanos, index: usize) {
+        let slot = &mut self.slots[index];
+        slot.busy = false;
+        let (site, variant, started) = (slot.site, slot.variant, slot.started);
+        let tokens = std::mem::take(&mut slot.tokens);
+        self.busy += now - started;
+        self.planner.ran(site, variant, tokens.len().max(1), started, now - started);
+        for &token in &tokens {
+            let f = &mut self.flights[token.0 as usize];
+            f.inferred = true;
+            f.execute += now - started;
+            self.goes_on(now, token, site);
+        }
+        self.slots[index].tokens = tokens;
+        self.slots[index].tokens.clear();
+        self.start(now);
+    }
+
+    /// A frame has left a site: on to the next one of its branch, or to the sinks.
+    fn goes_on(&mut self, now: Nanos, (at, branch, step): Token, site: usize) {
+        let feed = &self.scenario.feeds[self.flights[at as usize].feed as usize];
+        if usize::from(step) + 1 < feed.branches[usize::from(branch)].len() {
+            self.events.push(Reverse((now, Event::Ready(at, branch, step + 1))));
+        } else {
+            let event = Event::Delivered(at, branch, site, now);
+            self.events.push(Reverse((now + self.scenario.truth.tail, event)));
+        }
+    }
+
+    fn delivered(&mut self, now: Nanos, at: u32, branch: u16, site: usize, left: Nanos) {
+        let f = &mut self.flights[at as usize];
+        f.delivered = f.delivered.max(now);
+        let (feed, late) = (f.feed, f.deadline.map_or(0, |d| now.saturating_sub(d)));
+        if f.inferred {
+            // Sites before the last one on the branch see a longer tail; the last one's is what is told.
+            let _ = branch;
+            self.planner.delivered(site, feed, now, now - left, late);
+        }
+        self.close(at);
+    }
+
+    /// Starts the prepared batch where a slot is free.
+    fn start(&mut self, now: Nanos) {
+        let Some(batch) = &self.prepared else { return };
+        if batch.ready > now {
+            return;
+        }
+        let Some(index) = self.slots.iter().position(|s| !s.busy) else { return };
+        let Some(batch) = self.prepared.take() else { return };
+        let n = batch.tokens.len().max(1);
+        let v = &self.scenario.sites[batch.site].variants[batch.variant];
+        let model = v.cost.alpha() as f64 + v.cost.beta() as f64 * v.warmed(n) as f64;
+        let span = self.really(now, model);
+        let slot = &mut self.slots[index];
+        (slot.busy, slot.site, slot.variant, slot.started) = (true, batch.site, batch.variant, now);
+        slot.ends = now + span;
+        slot.expected = now + self.planner.expected(batch.site, batch.variant, n);
+        let counts = &mut self.out.batches[batch.site];
+        counts.0 += u64::from(!batch.tokens.is_empty());
+        counts.1 += batch.tokens.len() as u64;
+        slot.tokens = batch.tokens;
+        self.events.push(Reverse((now + span, Event::Ended(index))));
+    }
+
+    /// What a batch that starts now really takes.
+    fn really(&mut self, now: Nanos, model: f64) -> Nanos {
+        let truth = &self.scenario.truth;
+        let mut span = model;
+        for (when, factor) in &truth.slowdowns {
+            if when.holds(now) {
+                span *= factor;
+            }
+        }
+        if truth.spread > 0.0 {
+            // Box and Muller, 1958. Without the correction the mean would lie above the model's.
+            let (u, v) = (1.0 - self.rng.f64(), self.rng.f64());
+            let normal = (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos();
+            span *= (truth.spread * normal - truth.spread.powi(2) / 2.0).exp();
+        }
+        if truth.outliers.0 > 0.0 && self.rng.f64() < truth.outliers.0 {
+            span += truth.outliers.1 as f64;
+        }
+        span.max(1.0) as Nanos
+    }
+
+    /// Asks the planner while it has something for the device, as the dispatcher does.
+    fn decide(&mut self, now: Nanos) {
+        self.start(now);
+        while self.prepared.is_none() && now >= self.dispatcher_free {
+            let busy = self.slots.iter().filter(|s| s.busy).count();
+            let free_at =
+                if busy < self.slots.len() { now } else { self.slots.iter().map(|s| s.expected).min().unwrap_or(now) };
+            let mut plan = std::mem::take(&mut self.plan);
+            let next = self.planner.plan(now, free_at, &mut plan);
+            self.out.decisions += 1;
+            self.note_climbs(now);
+            for (token, reason) in plan.shed.drain(..) {
+                self.lose(token, Outcome::Shed(reason));
+            }
+            for (site, chosen) in plan.pass.drain(..).chain(plan.follow.drain(..)) {
+                self.choose(&chosen);
+                self.goes_on(now, chosen.item, site);
+            }
+            let go = match next {
+                Next::Run { site, variant } => Some((site, variant)),
+                Next::Probe { site, variant } => Some((site, variant)),
+                Next::WaitUntil(at) => {
+                    self.wake(at.max(now + 1));
+                    None
+                }
+                Next::Idle => None,
+            };
+            if let Some((site, variant)) = go {
+                let each = self.scenario.sites[site].variants[variant].cost.prepare.mean();
+                let span = each * plan.run.len() as Nanos;
+                let tokens: Vec<Token> = plan.run.iter().map(|c| c.item).collect();
+                for chosen in plan.run.drain(..) {
+                    self.choose(&chosen);
+                    let f = &mut self.flights[chosen.item.0 as usize];
+                    f.prepare += span;
+                    let start = now.max(free_at) + self.planner.expected(site, variant, 1);
+                    self.out.known_late += u64::from(f.deadline.is_some_and(|d| start > d));
+                    if each > 0 {
+                        self.planner.prepared(site, variant, each);
+                    }
+                }
+                self.dispatcher_free = now + span;
+                self.prepared = Some(Prepared { site, variant, ready: now + span, tokens });
+                self.wake(now + span);
+                self.start(now);
+            }
+            self.plan = plan;
+            if go.is_none() {
+                break;
+            }
+        }
+        // While something is shed, nothing else may happen for a long time, and a probe is due.
+        if self.events.is_empty() && self.planner.waiting() > 0 {
+            self.wake(now + MILLI);
+        }
+    }
+
+    fn wake(&mut self, at: Nanos) {
+        if at != self.woken {
+            self.woken = at;
+            self.events.push(Reverse((at, Event::Wake)));
+        }
+    }
+
+    fn choose(&mut self, chosen: &Chosen<Token>) {
+        let f = &mut self.flights[chosen.item.0 as usize];
+        f.rung = Some(f.rung.map_or(chosen.rung, |r| r.max(chosen.rung)));
+        f.rescued |= chosen.rescued;
+    }
+
+    fn note_climbs(&mut self, now: Nanos) {
+        if self.scenario.sites.iter().all(|s| s.rungs.len() < 2) {
+            return;
+        }
+        for (i, was) in self.ceilings.iter_mut().enumerate() {
+            let rung = self.planner.ceiling(i as u32);
+            if rung != *was {
+                *was = rung;
+                self.out.climbs.push((now, i, rung));
+            }
+        }
+    }
+
+    fn finish(mut self) -> Outcomes {
+        for (i, tally) in self.out.streams.iter_mut().enumerate() {
+            tally.moves = self.planner.moves(i as u32);
+        }
+        self.out.busy = self.busy as f64 / (self.scenario.length.max(1) * self.slots.len() as u64) as f64;
+        self.out
+    }
+}
+
+/// When a frame that is due at `nominal` arrives.
+fn arrival(feed: &Feed, nominal: Nanos, rng: &mut fastrand::Rng) -> Nanos {
+    let at = nominal + if feed.jitter > 0 { rng.u64(0..=feed.jitter) } else { 0 };
+    feed.pauses.iter().find(|p| p.holds(at)).map_or(at, |p| p.to)
+}
