@@ -28,7 +28,7 @@ mod stills;
 pub use config::{CameraFormat, Secret, SourceConfig, Transport, redact};
 pub use pipe::abandoned;
 
-use crate::frame::{FailReason, Frame, Nanos, Outcome, Signal, Stream, Ticket};
+use crate::frame::{FailReason, Frame, Nanos, Outcome, Signal, Stream, Ticket, clock};
 use crate::ring::{Pushed, Sender};
 use address::Address;
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -228,7 +228,11 @@ impl Intake {
                     oldest.ticket.mark(Outcome::Evicted);
                     return Flow::More;
                 }
-                Pushed::Full(back) => frame = back,
+                Pushed::Full(back) => {
+                    // The source delivers; it is the stages that are slow. That is no silence.
+                    self.last_frame.store(clock::now(), Relaxed);
+                    frame = back;
+                }
                 Pushed::Closed(back) => {
                     back.ticket.mark(Outcome::Failed(FailReason::Stopped));
                     return Flow::Stop;
