@@ -6,6 +6,7 @@
 mod ack;
 mod address;
 mod arrivals;
+mod closing;
 mod config;
 mod decode;
 mod file;

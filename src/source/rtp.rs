@@ -1,11 +1,12 @@
 //! RTP around the jitter buffer: when units arrive, which PTS they get, what the camera's clock says, and how
 //! damaged ones are passed on.
 
+use super::closing::Closer;
 use super::receiver::Receiver;
+use crate::frame::{Nanos, clock};
 use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_rtp::RTPBuffer;
-use gstreamer_rtp::prelude::RTPBufferExt;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -120,12 +121,57 @@ pub struct Mender {
     open: bool,
     /// RTP time of the last packet that carried pixels and was passed on.
     picture: Option<u32>,
+    /// That of the picture at hand while its last packet is still to come.
+    unfinished: Option<u32>,
+    /// That of the last picture that was closed without its last packet.
+    closed: Option<u32>,
+    /// How the last fragment that was passed on begins.
+    fragment: [u8; 3],
 }
 
 impl Mender {
     /// For a stream of this codec.
     pub fn new(codec: Codec) -> Self {
-        Self { codec, expected: None, shift: 0, broken: false, open: false, picture: None }
+        Self {
+            codec,
+            expected: None,
+            shift: 0,
+            broken: false,
+            open: false,
+            picture: None,
+            unfinished: None,
+            closed: None,
+            fragment: [0; 3],
+        }
+    }
+
+    /// Sequence number of the last packet that came.
+    pub fn last(&self) -> Option<u16> {
+        self.expected.map(|e| e.wrapping_sub(1))
+    }
+
+    /// RTP time of the picture at hand while its last packet is still to come.
+    pub fn unfinished(&self) -> Option<u32> {
+        self.unfinished
+    }
+
+    /// RTP time of the last picture that [`close`](Self::close) ended.
+    pub fn closed(&self) -> Option<u32> {
+        self.closed
+    }
+
+    /// Ends the picture at hand, whose last packet does not come: gives the sequence number and the payload of a packet
+    /// that ends it. What comes of it later is dropped.
+    pub fn close(&mut self) -> Option<(u16, Vec<u8>)> {
+        let number = self.expected?.wrapping_sub(self.shift);
+        self.closed = Some(self.unfinished.take()?);
+        self.shift = self.shift.wrapping_sub(1);
+        Some((number, self.closing()))
+    }
+
+    fn closing(&mut self) -> Vec<u8> {
+        let open = std::mem::replace(&mut self.open, false);
+        if open { self.codec.last_fragment(&self.fragment) } else { self.codec.filler() }
     }
 
     /// The next packet in order.
@@ -139,6 +185,14 @@ impl Mender {
         } else {
             self.shift = self.shift.wrapping_add(missing);
         }
+        if self.unfinished.is_some_and(|p| p != rtp) {
+            // The next picture begins: the depayloader takes this one for complete.
+            self.unfinished = None;
+        }
+        if self.closed == Some(rtp) {
+            self.shift = self.shift.wrapping_add(1);
+            return Mended::Drop;
+        }
         let fragment = self.codec.fragment(payload);
         self.broken = match fragment {
             Some((true, _)) | None => false,
@@ -148,17 +202,23 @@ impl Mender {
         let between = !pixels && !marker && self.picture == Some(rtp);
         if self.broken || between {
             if marker && self.picture == Some(rtp) {
-                let closing = if self.open { self.codec.last_fragment(payload) } else { self.codec.filler() };
-                self.open = false;
-                return Mended::Close(seq.wrapping_sub(self.shift), closing);
+                self.unfinished = None;
+                return Mended::Close(seq.wrapping_sub(self.shift), self.closing());
             }
             self.shift = self.shift.wrapping_add(1);
             return Mended::Drop;
         }
         if pixels {
             self.picture = Some(rtp);
+            self.unfinished = Some(rtp);
+        }
+        if marker {
+            self.unfinished = None;
         }
         self.open = fragment.is_some_and(|(_, last)| !last);
+        if self.open {
+            self.fragment.iter_mut().zip(payload).for_each(|(kept, b)| *kept = *b);
+        }
         Mended::Pass(seq.wrapping_sub(self.shift))
     }
 }
@@ -192,24 +252,23 @@ impl Report {
     }
 }
 
-/// Watches what goes into a jitter buffer and what comes out of it.
-pub fn watch(buffer: &gst::Element, codec: Codec, receiver: &Arc<Receiver>) {
+/// Watches what goes into a jitter buffer and what comes out of it. `silence`: how long the packets of a picture may
+/// pause at most before it is ended, `None` where none is ever lost.
+pub fn watch(buffer: &gst::Element, codec: Codec, receiver: &Arc<Receiver>, silence: Option<Nanos>) {
     let Some((sink, src)) = buffer.static_pad("sink").zip(buffer.static_pad("src")) else { return };
     let both = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+    let closer = matches!(codec, Codec::H264 | Codec::H265).then(|| Closer::new(codec, silence));
 
-    let arriving = receiver.clone();
+    let (arriving, closing) = (receiver.clone(), closer.clone());
     sink.add_probe(both, move |_, info| {
-        let arrived = |buffer: &gst::BufferRef| {
-            if let Ok(packet) = RTPBuffer::from_buffer_readable(buffer) {
-                arriving.packet(packet.timestamp(), codec.is_picture(packet.payload().unwrap_or(&[])));
+        each(info, |buffer| {
+            let Ok(packet) = RTPBuffer::from_buffer_readable(buffer) else { return };
+            let rtp = packet.timestamp();
+            // What belongs to a picture that has gone on without it is no new picture.
+            if !closing.as_ref().is_some_and(|c| c.arrived(packet.seq(), rtp, clock::now())) {
+                arriving.packet(rtp, codec.is_picture(packet.payload().unwrap_or(&[])));
             }
-        };
-        match &info.data {
-            Some(gst::PadProbeData::Buffer(b)) => arrived(b),
-            Some(gst::PadProbeData::BufferList(l)) => l.iter().for_each(arrived),
-            _ => {}
-        }
-        gst::PadProbeReturn::Ok
+        })
     });
 
     let report = Arc::new(Mutex::new(None::<Report>));
@@ -226,76 +285,28 @@ pub fn watch(buffer: &gst::Element, codec: Codec, receiver: &Arc<Receiver>) {
     });
 
     let leaving = receiver.clone();
-    let mut mender = matches!(codec, Codec::H264 | Codec::H265).then(|| Mender::new(codec));
-    let stamp = Mutex::new(move |buffer: &mut gst::Buffer| {
-        let Ok(packet) = RTPBuffer::from_buffer_readable(buffer) else { return Mended::Pass(0) };
-        let (rtp, seq, marker) = (packet.timestamp(), packet.seq(), packet.is_marker());
-        let mended = mender.as_mut().map(|m| m.next(seq, rtp, marker, packet.payload().unwrap_or(&[])));
-        drop(packet);
-        if let Some(pts) = buffer.pts() {
-            let camera = report.lock().map(|r| r.at(rtp));
-            leaving.stamped(rtp, pts.nseconds(), camera);
-        }
-        if let Some(Mended::Close(number, payload)) = &mended {
-            if let Some(closing) = shortened(buffer, *number, payload) {
-                *buffer = closing;
-                return Mended::Pass(*number);
-            }
-            return Mended::Drop;
-        }
-        if let Some(Mended::Pass(number)) = mended {
-            let discont = buffer.flags().contains(gst::BufferFlags::DISCONT);
-            if number != seq || discont {
-                let writable = buffer.make_mut();
-                writable.unset_flags(gst::BufferFlags::DISCONT);
-                if let Ok(mut packet) = RTPBuffer::from_buffer_writable(writable) {
-                    packet.set_seq(number);
-                }
-            }
-        }
-        mended.unwrap_or(Mended::Pass(seq))
-    });
     src.add_probe(both, move |_, info| {
-        let mut stamp = stamp.lock();
-        match &mut info.data {
-            Some(gst::PadProbeData::Buffer(b)) => {
-                let mended = stamp(b);
-                if mended == Mended::Drop {
-                    return gst::PadProbeReturn::Drop;
-                }
+        each(info, |buffer| {
+            if let (Ok(packet), Some(pts)) = (RTPBuffer::from_buffer_readable(buffer), buffer.pts()) {
+                let camera = report.lock().map(|r| r.at(packet.timestamp()));
+                leaving.stamped(packet.timestamp(), pts.nseconds(), camera);
             }
-            Some(gst::PadProbeData::BufferList(l)) => {
-                let mut mended = gst::BufferList::new();
-                let kept = mended.make_mut();
-                for b in l.iter_owned() {
-                    let mut b = b;
-                    if stamp(&mut b) != Mended::Drop {
-                        kept.add(b);
-                    }
-                }
-                *l = mended;
-            }
-            _ => {}
-        }
-        gst::PadProbeReturn::Ok
+        })
     });
+    // The manager links the jitter buffer after it has told us of it.
+    if let Some(closer) = closer {
+        src.connect_linked(move |_, peer| closer.install(peer));
+    }
 }
 
-/// The packet with another sequence number and payload, everything else as it was.
-fn shortened(packet: &gst::Buffer, seq: u16, payload: &[u8]) -> Option<gst::Buffer> {
-    let mut buffer = gst::Buffer::new_rtp_with_sizes(payload.len() as u32, 0, 0).ok()?;
-    let new = buffer.get_mut()?;
-    packet.copy_into(new, gst::BufferCopyFlags::TIMESTAMPS, ..).ok()?;
-    let old = RTPBuffer::from_buffer_readable(packet).ok()?;
-    let mut rtp = RTPBuffer::from_buffer_writable(new).ok()?;
-    rtp.set_seq(seq);
-    rtp.set_timestamp(old.timestamp());
-    rtp.set_ssrc(old.ssrc());
-    rtp.set_payload_type(old.payload_type());
-    rtp.set_marker(true);
-    rtp.payload_mut().ok()?.copy_from_slice(payload);
-    drop(rtp);
-    Some(buffer)
+/// Looks at every packet that passes a probe.
+fn each(info: &gst::PadProbeInfo, mut look: impl FnMut(&gst::BufferRef)) -> gst::PadProbeReturn {
+    match &info.data {
+        Some(gst::PadProbeData::Buffer(b)) => look(b),
+        Some(gst::PadProbeData::BufferList(l)) => l.iter().for_each(look),
+        _ => {}
+    }
+    gst::PadProbeReturn::Ok
 }
 
 #[cfg(test)]
@@ -344,6 +355,44 @@ mod tests {
         // Of this one nothing is left to be closed.
         assert_eq!(m.next(18, 270, true, &END), Mended::Drop);
         assert_eq!(m.next(19, 360, true, &[0x61, 1]), Mended::Pass(14));
+    }
+
+    #[test]
+    fn a_picture_without_its_last_packet_is_closed_and_numbers_go_on() {
+        let mut m = Mender::new(Codec::H264);
+        assert_eq!((m.unfinished(), m.close()), (None, None));
+        m.next(10, 90, false, &[0x67]);
+        assert_eq!(m.unfinished(), None, "parameters alone are no picture");
+        m.next(11, 90, false, &START);
+        assert_eq!(m.next(12, 90, false, &MIDDLE), Mended::Pass(12));
+        assert_eq!((m.unfinished(), m.last()), (Some(90), Some(12)));
+        // 13, the last one, is lost.
+        assert_eq!(m.close(), Some((13, vec![28, 0x40 | 5, 0])));
+        assert_eq!((m.unfinished(), m.closed(), m.close()), (None, Some(90), None));
+        assert_eq!(m.next(14, 180, false, &[0x61, 1]), Mended::Pass(14));
+        // Whole units came, the rest is late.
+        assert_eq!(m.close(), Some((15, vec![12, 0xff, 0x80])));
+        assert_eq!(m.next(15, 180, false, &START), Mended::Drop);
+        assert_eq!(m.next(16, 180, true, &END), Mended::Drop);
+        assert_eq!(m.next(17, 270, false, &START), Mended::Pass(16));
+        assert_eq!(m.next(18, 270, true, &END), Mended::Pass(17));
+        assert_eq!(m.unfinished(), None, "it ended by itself");
+        // A picture that the next one's packets end is not closed again.
+        m.next(19, 360, false, &START);
+        m.next(20, 450, false, &[0x67]);
+        assert_eq!(m.close(), None);
+    }
+
+    #[test]
+    fn a_damaged_picture_is_closed_too() {
+        let mut m = Mender::new(Codec::H265);
+        let (start, middle, end) = ([49 << 1, 1, 0x80 | 19, 0], [49 << 1, 1, 19, 0], [49 << 1, 1, 0x40 | 19, 0]);
+        assert_eq!(m.next(1, 90, false, &start), Mended::Pass(1));
+        // 2 is lost, and so is the last one, 4.
+        assert_eq!(m.next(3, 90, false, &middle), Mended::Drop);
+        assert_eq!(m.close(), Some((2, vec![49 << 1, 1, 0x40 | 19, 0])));
+        assert_eq!(m.next(5, 180, false, &start), Mended::Pass(3));
+        assert_eq!(m.next(6, 180, true, &end), Mended::Pass(4));
     }
 
     #[test]

@@ -24,6 +24,11 @@ const BOUNDING: Duration = Duration::from_millis(100);
 /// first keyframe.
 const SETTLED: Nanos = clock::SECOND;
 
+/// The part of the deadline that a picture may wait for a last packet that is lost. Work takes the rest.
+const SILENCE: Nanos = 4;
+/// The same where there is no deadline.
+const SILENT: Nanos = 20 * clock::MILLI;
+
 /// The port of addresses without one.
 const RTSP_PORT: u16 = 554;
 
@@ -102,14 +107,22 @@ impl Camera for Rtsp {
         let plugged_as = codec.clone();
         let watcher = receiver.clone();
         let port = port_of(&self.uri);
-        let over_udp = self.config.transport == Some(Transport::Udp);
+        let transport = self.config.transport.unwrap_or_default();
+        let silence = self.deadline.map_or(SILENT, |d| d / SILENCE);
         let bounded = self.config.drop_on_latency.unwrap_or(latency >= BOUNDING);
         source.connect("new-manager", false, move |args| {
             let manager = args.get(1).and_then(|v| v.get::<gst::Element>().ok())?;
             let (watcher, codec) = (watcher.clone(), codec.clone());
             manager.connect("new-jitterbuffer", false, move |args| {
+                let manager = args.first().and_then(|v| v.get::<gst::Element>().ok())?;
                 let buffer = args.get(1).and_then(|v| v.get::<gst::Element>().ok())?;
-                rtp::watch(&buffer, codec.lock().unwrap_or(Codec::Other), &watcher);
+                let over_udp = match transport {
+                    Transport::Tcp => false,
+                    Transport::Udp => true,
+                    Transport::Auto => receives_udp(&manager),
+                };
+                let codec = codec.lock().unwrap_or(Codec::Other);
+                rtp::watch(&buffer, codec, &watcher, over_udp.then_some(silence));
                 if !over_udp {
                     acknowledge(&buffer, port);
                 }
@@ -135,6 +148,14 @@ impl Camera for Rtsp {
         });
         Ok(pipeline)
     }
+}
+
+/// Whether the `rtspsrc` of this manager receives over UDP.
+fn receives_udp(manager: &gst::Element) -> bool {
+    let source = manager.parent().and_downcast::<gst::Bin>();
+    source.is_some_and(|bin| {
+        bin.iterate_elements().into_iter().flatten().any(|e| e.factory().is_some_and(|f| f.name() == "udpsrc"))
+    })
 }
 
 /// The server's port.

@@ -23,12 +23,16 @@ pub struct Options {
     pub width: u32,
     pub height: u32,
     pub fps: u32,
+    /// What `videotestsrc` draws. Pictures of `snow` take several packets each.
+    pub pattern: &'static str,
     /// Pixel format before the encoder.
     pub format: &'static str,
     /// From raw video to the payloader.
     pub encoder: String,
     /// Share of RTP packets to lose, 0 to 1.
     pub loss: f64,
+    /// Loses the last packet of every so many pictures, where it is not 0.
+    pub lose_last: u64,
     /// Share of RTP packets to damage, 0 to 1.
     pub damage: f64,
     /// Who may look, if not everybody.
@@ -54,9 +58,11 @@ impl Default for Options {
             width: 640,
             height: 360,
             fps: 30,
+            pattern: "ball",
             format: "I420",
             encoder: h264("tune=zerolatency"),
             loss: 0.0,
+            lose_last: 0,
             damage: 0.0,
             login: None,
             tcp_only: false,
@@ -83,6 +89,8 @@ pub fn h265(keys: &str) -> String {
 struct Shared {
     /// (frame number, monotonic time its first packet was sent).
     log: Mutex<Vec<(u64, u64)>>,
+    /// Numbers of the frames whose last packet was lost on purpose.
+    cut: Mutex<Vec<u64>>,
     drawn: AtomicU64,
     mute: AtomicBool,
     packets: AtomicU64,
@@ -122,6 +130,11 @@ impl Server {
     /// When the first packet of each frame was sent, by its number. Numbers go on through a restart.
     pub fn sent(&self) -> Vec<(u64, u64)> {
         self.shared.log.lock().expect("no panic").clone()
+    }
+
+    /// The frames whose last packet was not sent, by [`Options::lose_last`].
+    pub fn cut(&self) -> Vec<u64> {
+        self.shared.cut.lock().expect("no panic").clone()
     }
 
     /// Sends nothing more, with all connections left open, as a camera that hangs.
@@ -195,10 +208,10 @@ fn protect(server: &rtsp_server::RTSPServer, factory: &rtsp_server::RTSPMediaFac
 }
 
 fn factory(options: &Options, shared: &Arc<Shared>) -> rtsp_server::RTSPMediaFactory {
-    let Options { width, height, fps, format, encoder, .. } = options;
+    let Options { width, height, fps, pattern, format, encoder, .. } = options;
     let factory = rtsp_server::RTSPMediaFactory::new();
     factory.set_launch(&format!(
-        "( videotestsrc is-live=true pattern=ball ! video/x-raw,format={format},width={width},height={height},framerate={fps}/1 \
+        "( videotestsrc is-live=true pattern={pattern} ! video/x-raw,format={format},width={width},height={height},framerate={fps}/1 \
          ! identity name=numbers ! {encoder} )"
     ));
     factory.set_shared(true);
@@ -250,9 +263,11 @@ fn number(bin: &gst::Bin, options: &Options, shared: &Arc<Shared>, waiting: Wait
 fn observe(bin: &gst::Bin, options: &Options, shared: &Arc<Shared>, waiting: Waiting) {
     let pad = bin.by_name("pay0").expect("a payloader named pay0").static_pad("src").expect("pad");
     let (shared, loss, damage, jump) = (shared.clone(), options.loss, options.damage, options.jump);
-    let (last, units) = (Mutex::new(None), AtomicU64::new(0));
+    let (last, units, lose_last) = (Mutex::new(None), AtomicU64::new(0), options.lose_last);
     let keep = move |buffer: &mut gst::Buffer| {
-        let rtp = RTPBuffer::from_buffer_readable(buffer).expect("RTP").timestamp();
+        let packet = RTPBuffer::from_buffer_readable(buffer).expect("RTP");
+        let (rtp, marker) = (packet.timestamp(), packet.is_marker());
+        drop(packet);
         let mut last = last.lock().expect("no panic");
         if *last != Some(rtp) {
             *last = Some(rtp);
@@ -273,7 +288,11 @@ fn observe(bin: &gst::Bin, options: &Options, shared: &Arc<Shared>, waiting: Wai
                 map[i] ^= 0xa5;
             }
         }
-        !shared.mute.load(Relaxed) && lot(k) >= loss
+        let cut = lose_last > 0 && marker && units.load(Relaxed).is_multiple_of(lose_last);
+        if let Some((n, _)) = shared.log.lock().expect("no panic").last().filter(|_| cut) {
+            shared.cut.lock().expect("no panic").push(*n);
+        }
+        !shared.mute.load(Relaxed) && lot(k) >= loss && !cut
     };
     pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST, move |_, info| {
         match &mut info.data {
