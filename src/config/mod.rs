@@ -24,6 +24,7 @@ pub use diagnostics::{Diagnostic, Diagnostics, Style};
 pub use schema::json_schema;
 pub use secrets::{is_secret_name, redact};
 
+use crate::schedule::Policy;
 use crate::sink::SinkConfig;
 use crate::stage::StageConfig;
 use findings::{Findings, Place};
@@ -60,6 +61,8 @@ pub struct Pipeline {
     pub deadline: Option<Duration>,
     /// What to do with streams beyond the capacity.
     pub admission: Admission,
+    /// Who decides what runs.
+    pub policy: Policy,
     /// Where metrics and health are served, `None` for nowhere.
     pub http: Option<SocketAddr>,
     /// Real-time priority of the data plane's threads (SCHED_FIFO, 1 to 99), `None` for the normal scheduler.

@@ -4,6 +4,7 @@
 //! all sinks share.
 
 use super::Admission;
+use crate::schedule::Policy;
 use crate::source::SourceConfig;
 use crate::{sink, stage};
 use schemars::generate::SchemaSettings;
@@ -29,6 +30,10 @@ pub(super) struct PipelineTable {
     /// What to do with streams beyond the machine's capacity. Default "refuse".
     #[serde(default)]
     pub(super) admission: Admission,
+    /// Who decides what runs: "framegate", or, to compare with, "fifo", "drop-oldest", "drop-newest" or "edf".
+    /// Default "framegate".
+    #[serde(default)]
+    pub(super) policy: Policy,
 }
 
 /// `[http]`: metrics, health and control.

@@ -376,7 +376,7 @@ impl Graph {
         let dispatcher = Dispatcher {
             posts,
             heard,
-            planner: Planner::new(planned, slots),
+            planner: Planner::new(planned, slots).with_policy(parts.pipeline.policy),
             slots,
             jobs: jobs_tx,
             events: events_rx,

@@ -4,6 +4,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use framegate::config::{Admission, Pipeline, Rung, SinkEntry, SourceEntry, StageEntry};
 use framegate::engine::{Engine, State};
 use framegate::frame::{Detection, Frame, Record};
+use framegate::schedule::Policy;
 use framegate::sink::{Sink, SinkConfig, SinkError};
 use framegate::source::SourceConfig;
 use framegate::stage::{Batch, BatchStage, Budget, BuildContext, Built, Execute, Stage, StageConfig, StageError};
@@ -196,6 +197,7 @@ pub fn pipeline(sources: Vec<SourceEntry>, stages: Vec<StageEntry>, sinks: Vec<S
         fps: 30.0,
         deadline: None,
         admission: Admission::Off,
+        policy: Policy::Framegate,
         http: None,
         realtime: None,
         cpus: Vec::new(),
