@@ -10,6 +10,7 @@ mod rtsp;
 
 use framegate::frame::{PixelFormat, Signal};
 use framegate::source::{Context, Pace, SourceConfig, Transport};
+use gstreamer::prelude::*;
 use intake::{Running, Seen};
 use rtsp::{Options, Server};
 use std::path::{Path, PathBuf};
@@ -79,6 +80,58 @@ fn a_clip_at_live_pace_keeps_its_rate_and_is_captured_when_released() {
     assert!(seen.iter().all(|s| s.captured <= s.complete && s.complete <= s.decoded));
     assert!(seen.windows(2).all(|w| w[0].seq < w[1].seq && w[0].pts < w[1].pts), "time goes on through the loop");
     assert_eq!(counts.captured, counts.ended());
+}
+
+/// Encodes a clip of 90 pictures with B-frames.
+fn reordered(encoder: &str, container: &str) -> tempfile::NamedTempFile {
+    gstreamer::init().expect("GStreamer");
+    let clip = tempfile::Builder::new().suffix(&format!(".{container}")).tempfile().expect("temp file");
+    let muxer = if container == "mkv" { "matroskamux" } else { "mp4mux" };
+    let writer = gstreamer::parse::launch(&format!(
+        "videotestsrc num-buffers=90 pattern=ball ! video/x-raw,format=I420,width=320,height=240,framerate=30/1 \
+         ! {encoder} ! {muxer} ! filesink location={}",
+        clip.path().display()
+    ));
+    let writer = writer.expect("the elements are there");
+    writer.set_state(gstreamer::State::Playing).expect("plays");
+    let kinds = [gstreamer::MessageType::Eos, gstreamer::MessageType::Error];
+    let ended = writer.bus().expect("a bus").timed_pop_filtered(gstreamer::ClockTime::from_seconds(30), &kinds);
+    assert_eq!(ended.map(|m| m.type_()), Some(gstreamer::MessageType::Eos), "{encoder}");
+    writer.set_state(gstreamer::State::Null).expect("stops");
+    clip
+}
+
+#[test]
+fn b_frames_of_a_recording_cost_no_time_whether_or_not_it_stores_decoding_times() {
+    for (encoder, container) in [
+        ("x264enc bframes=2 b-adapt=false speed-preset=ultrafast ! h264parse", "mp4"),
+        ("x264enc bframes=2 b-adapt=false speed-preset=ultrafast ! h264parse", "mkv"),
+        ("x264enc bframes=3 b-pyramid=true b-adapt=false speed-preset=ultrafast ! h264parse", "mkv"),
+        ("x264enc bframes=0 speed-preset=ultrafast ! h264parse", "mkv"),
+        ("x265enc speed-preset=ultrafast option-string=bframes=3:b-adapt=0 ! h265parse", "mkv"),
+    ] {
+        let what = format!("{encoder} in {container}");
+        let clip = reordered(encoder, container);
+        let config = SourceConfig { pace: Some(Pace::Live), ..file(clip.path()) };
+        let running = Running::start(&config, &live()).expect("starts");
+        let seen = running.to_end();
+        let (result, counts) = running.finish();
+        result.expect("ends well");
+        assert_eq!((counts.captured, seen.len()), (90, 90), "{what}: {counts:?}");
+        let due = |i: usize| i as u64 * 1_000_000_000 / 30;
+        let wrong = seen.iter().enumerate().find(|(i, s)| s.pts.is_none_or(|p| p.abs_diff(due(*i)) > 1_000_000));
+        assert!(wrong.is_none(), "{what}: {wrong:?}");
+        let apart = |w: &[Seen]| w[1].captured.saturating_sub(w[0].captured);
+        let middle = quantile(seen.windows(2).map(apart).collect(), 0.5);
+        assert!(middle.abs_diff(33_333_333) < 3_000_000, "{what}: captured {middle} ns apart");
+        let waits: Vec<u64> = seen.iter().map(|s| s.decoded.saturating_sub(s.captured)).collect();
+        println!(
+            "{what}: decoded after {} ns, {} at the 90th percentile",
+            quantile(waits.clone(), 0.5),
+            quantile(waits.clone(), 0.9)
+        );
+        assert!(quantile(waits, 0.75) < 30_000_000, "{what}: a frame time and more from capture to picture");
+    }
 }
 
 fn live() -> Context {

@@ -110,6 +110,29 @@ fn decoder(caps: &gst::CapsRef, decoding: &Decoding) -> Result<gst::Element, Unf
     Ok(element)
 }
 
+/// Puts what works decoding times out of the codec's parameters behind a pad, and gives the pad behind it. `None` where
+/// the format needs none, or the element is not there.
+pub fn timestamp(pipeline: &gst::Pipeline, pad: &gst::Pad, caps: &gst::CapsRef) -> Option<gst::Pad> {
+    let element = match caps.structure(0)?.name().as_str() {
+        "video/x-h264" => "h264timestamper",
+        "video/x-h265" => "h265timestamper",
+        _ => return None,
+    };
+    let element = gst::ElementFactory::make(element).build().ok()?;
+    pipeline.add(&element).ok()?;
+    let ends = element.static_pad("sink").zip(element.static_pad("src"));
+    let linked = ends.and_then(|(sink, src)| {
+        element.sync_state_with_parent().ok()?;
+        pad.link(&sink).ok()?;
+        Some(src)
+    });
+    if linked.is_none() {
+        let _ = element.set_state(gst::State::Null);
+        let _ = pipeline.remove(&element);
+    }
+    linked
+}
+
 /// Builds everything between a pad and the receiver, and links it.
 ///
 /// # Errors

@@ -119,6 +119,8 @@ pub fn expose(
     let take = Arc::new(move |pad: &gst::Pad, caps: &gst::CapsRef| {
         let mut taken = taken.lock();
         let Some(bin) = bin.upgrade().filter(|_| !*taken) else { return };
+        let timed = if paced && is_undated(pad) { decode::timestamp(&bin, pad, caps) } else { None };
+        let pad = timed.as_ref().unwrap_or(pad);
         match decode::attach(bin.upcast_ref(), pad, caps, &decoding, &receiver) {
             Ok(()) => {
                 *taken = true;
@@ -150,4 +152,12 @@ pub fn expose(
             on_end.give_up("there is no video in it".to_owned());
         }
     });
+}
+
+/// Whether a pad of `parsebin` gives units without decoding times: Matroska does not store them.
+fn is_undated(pad: &gst::Pad) -> bool {
+    let parse = pad.parent_element().and_downcast::<gst::Bin>();
+    parse.is_some_and(|bin| {
+        bin.iterate_elements().into_iter().flatten().any(|e| e.factory().is_some_and(|f| f.name() == "matroskademux"))
+    })
 }
