@@ -2,21 +2,26 @@
 """Trains the demonstration model, models/pitch.onnx, on drawn soccer scenes.
 
     python3 -m venv .venv && .venv/bin/pip install -r scripts/requirements-train.txt
-    .venv/bin/python scripts/train_demo_model.py
+    .venv/bin/python scripts/train_demo_model.py --bf16     # without --bf16 where the CPU does not know it
 
-Draws the scenes with `cargo run --release --example draw_scenes`, trains on the CPU for the minutes asked for, exports
+Draws the scenes with `cargo run --release --example draw_scenes`, trains on the CPU for the steps asked for, exports
 ONNX and prints the mean average precision on scenes that were not trained on. The figure on the model's card is the
 one that `cargo test --test demo_model` computes through framegate's own stages.
+
+The schedule counts steps, so a slow or busy machine trains as well as a fast one, only later. `--resume` goes on from
+the last checkpoint in the work folder as if nothing had happened.
 
 Seeds: training scenes have seeds from 1 on, scenes to choose the best weights by from 900000001 on, and the test's from
 1800000001 on. The three never meet.
 """
 
 import argparse
+import copy
 import json
 import math
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +36,13 @@ SCENE = (1280, 720)
 PAD = 114
 TRAIN_SEED, CHOICE_SEED = 1, 900_000_001
 VISIBLE = 0.25
+# A step's pictures are shared out among so many copies of the model, whatever the number of threads: what is computed
+# does not depend on that, and a thread that is interrupted holds up the others once a step instead of in every layer.
+COPIES = 2
+# Scenes that one process draws.
+PART = 500
+# Shares of the training after which the rate begins to fall, and whole pictures replace quarters.
+FALL, WHOLE = 0.6, 0.85
 # A box as large as this in model pixels is "1" to the network.
 BOX_UNIT = 16.0
 
@@ -38,14 +50,23 @@ BOX_UNIT = 16.0
 # --- data -----------------------------------------------------------------------------------------------------------
 
 
-def draw(folder: Path, seed: int, count: int) -> None:
-    """Draws scenes unless the folder already holds them."""
-    labels = folder / "labels.json"
-    if labels.exists():
-        return
+def draw(work: Path, seed: int, count: int, processes: int) -> list[Path]:
+    """Draws scenes into folders of PART scenes each, except into those that hold them already. Gives the folders."""
     size = f"{SCENE[0]}x{SCENE[1]}"
-    command = ["cargo", "run", "--release", "--example", "draw_scenes", "--", "--seed", str(seed)]
-    subprocess.run([*command, "--count", str(count), "--size", size, "-o", str(folder)], cwd=ROOT, check=True)
+    parts = [(seed + i, min(PART, count - i)) for i in range(0, count, PART)]
+    folders = [work / "scenes" / f"{first}+{some}" for first, some in parts]
+
+    def one(folder: Path, first: int, some: int) -> None:
+        command = ["cargo", "run", "-q", "--release", "--example", "draw_scenes", "--", "--seed", str(first)]
+        subprocess.run([*command, "--count", str(some), "--size", size, "-o", str(folder)], cwd=ROOT, check=True)
+
+    with ThreadPoolExecutor(processes) as pool:
+        # The labels are written last: a folder with them is complete.
+        jobs = [pool.submit(one, f, *p) for f, p in zip(folders, parts) if not (f / "labels.json").exists()]
+        for n, job in enumerate(jobs, 1):
+            job.result()
+            print(f"drawn: {n} of {len(jobs)} parts", flush=True)
+    return folders
 
 
 def to_rgb(frame: np.ndarray) -> np.ndarray:
@@ -240,49 +261,98 @@ def loss_of(raw, batch, size):
     return classify + ((2 * (1 - giou) + 0.5 * shape) * each).sum() / count
 
 
-def train(scenes: Scenes, choice: Scenes, minutes: float, batch: int, work: Path, half: bool) -> Pitch:
+def train(scenes: Scenes, choice: Scenes, args: argparse.Namespace) -> Pitch:
+    """Trains for args.steps and gives the averaged weights that did best on the scenes to choose by."""
     torch.manual_seed(1)
-    rng = np.random.default_rng(1)
+    rngs = [np.random.default_rng([1, i]) for i in range(COPIES)]
     model = Pitch().to(memory_format=torch.channels_last)
     average = Pitch()
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
-    peak = 3e-3
-    optimiser = torch.optim.AdamW([{"params": decay, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}], peak)
-    start, step, seen = time.monotonic(), 0, 0.0
-    while True:
-        share = (time.monotonic() - start) / (minutes * 60)
-        if share >= 1:
-            break
-        # The last part sees whole pictures, as the model will.
-        whole = share > 0.85
-        size, count = ((WIDTH, HEIGHT), batch // 4) if whole else ((WIDTH // 2, HEIGHT // 2), batch)
-        rate = peak * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * share)) + 1e-5
+    peak = 2e-3
+    groups = [{"params": decay, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, peak, fused=True)
+    step, seen, spent, best = 0, 0.0, 0.0, -1.0
+    checkpoint, chosen = args.work / "checkpoint.pt", args.work / "best.pt"
+    if args.resume:
+        if not checkpoint.exists():
+            raise SystemExit(f"{checkpoint} is not there, so nothing can be resumed: leave out --resume")
+        saved = torch.load(checkpoint, weights_only=True)
+        for part, name in ((model, "model"), (average, "average"), (optimiser, "optimiser")):
+            part.load_state_dict(saved[name])
+        step, seen, spent, best = (saved[name] for name in ("step", "seen", "spent", "best"))
+        for rng, state in zip(rngs, json.loads(saved["rng"])):
+            rng.bit_generator.state = state
+        print(f"resuming after step {step} of {args.steps}", flush=True)
+    floats = [
+        (a, b)
+        for a, b in zip(average.state_dict().values(), model.state_dict().values())
+        if a.dtype.is_floating_point
+    ]
+    mine, theirs = [a for a, _ in floats], [b for _, b in floats]
+    # The copies have the same weights, but gradients and running means of their own; those of the first are kept.
+    copies = [model] + [copy.deepcopy(model) for _ in range(1, COPIES)]
+    for other in copies[1:]:
+        for a, b in zip(other.parameters(), model.parameters()):
+            a.data = b.data
+
+    def learn(mine: Pitch, rng: np.random.Generator, size: tuple[int, int], count: int) -> float:
+        crops = [scenes.crop(rng, size) for _ in range(count)]
+        x = torch.from_numpy(np.stack([p for p, _ in crops])).permute(0, 3, 1, 2)
+        x = x.to(torch.bfloat16 if args.bf16 else torch.float32) / 255
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            raw = mine.raw(x.contiguous(memory_format=torch.channels_last))
+        loss = loss_of(raw.float(), [b for _, b in crops], size) / COPIES
+        mine.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.item()
+
+    pool = ThreadPoolExecutor(args.threads, initializer=torch.set_num_threads, initargs=(1,))
+    used, clock, first = time.process_time(), time.monotonic(), step
+    while step < args.steps:
+        # A steady rate up to a point, then down to nothing: the number of steps matters only from that point on.
+        share = step / args.steps
+        left = min(1.0, (1 - share) / (1 - FALL))
+        rate = peak * min(1, (step + 1) / 200) * (0.5 - 0.5 * math.cos(math.pi * left)) + 1e-5
         for group in optimiser.param_groups:
             group["lr"] = rate
-        crops = [scenes.crop(rng, size) for _ in range(count)]
-        x = torch.from_numpy(np.stack([p for p, _ in crops])).permute(0, 3, 1, 2).float() / 255
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            raw = model.raw(x.contiguous(memory_format=torch.channels_last))
-        loss = loss_of(raw.float(), [b for _, b in crops], size)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        # The last part sees whole pictures, as the model will.
+        size, count = ((WIDTH, HEIGHT), args.batch // 4) if share > WHOLE else ((WIDTH // 2, HEIGHT // 2), args.batch)
+        jobs = [pool.submit(learn, m, r, size, count // COPIES) for m, r in zip(copies, rngs)]
+        loss = sum(job.result() for job in jobs)
+        grads = [[p.grad for p in m.parameters()] for m in copies]
+        for other in grads[1:]:
+            torch._foreach_add_(grads[0], other)
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimiser.step()
         step += 1
-        keep = min(0.998, step / (step + 20))
+        keep = min(0.999, step / (step + 20))
         with torch.no_grad():
-            for a, b in zip(average.state_dict().values(), model.state_dict().values()):
-                if a.dtype.is_floating_point:
-                    a.lerp_(b, 1 - keep)
-                else:
-                    a.copy_(b)
-        seen = 0.98 * seen + 0.02 * loss.item() if step > 1 else loss.item()
+            torch._foreach_lerp_(mine, theirs, 1 - keep)
+        seen = 0.99 * seen + 0.01 * loss if step > 1 else loss
         if step % 100 == 0:
-            print(f"{share:5.0%} step {step} loss {seen:.3f}", flush=True)
-        if step % 500 == 0:
-            torch.save(average.state_dict(), work / "weights.pt")
-            print("  AP@0.5", score(average, choice, 60), flush=True)
+            each = (time.monotonic() - clock) / (step - first)
+            total = spent + time.process_time() - used
+            print(
+                f"step {step} of {args.steps}, loss {seen:.3f}, {total:.0f} s of CPU time, "
+                f"about {each * (args.steps - step) / 60:.0f} min to go",
+                flush=True,
+            )
+        if step % args.every == 0 or step == args.steps:
+            found = score(average, choice)
+            print("  AP@0.5 on scenes to choose by:", found, flush=True)
+            if found["mean"] > best:
+                best = found["mean"]
+                torch.save(average.state_dict(), chosen)
+                export(average, args.work / "best.onnx")
+        if step % 500 == 0 or step == args.steps:
+            # Replaced in one go: an interruption leaves the old one.
+            state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
+            state |= {"step": step, "seen": seen, "spent": spent + time.process_time() - used, "best": best}
+            state["rng"] = json.dumps([rng.bit_generator.state for rng in rngs])
+            torch.save(state, checkpoint.with_suffix(".new"))
+            checkpoint.with_suffix(".new").replace(checkpoint)
+    average.load_state_dict(torch.load(chosen, weights_only=True))
     return average
 
 
@@ -290,7 +360,8 @@ def train(scenes: Scenes, choice: Scenes, minutes: float, batch: int, work: Path
 
 
 def nms(boxes, scores, limit=0.5):
-    order, keep = np.argsort(-scores), []
+    # Weights that know nothing yet find something everywhere: more than this is not worth the time.
+    order, keep = np.argsort(-scores)[:300], []
     while len(order):
         i, order = order[0], order[1:]
         keep.append(i)
@@ -310,12 +381,12 @@ def overlaps(box, others):
     return inter / ((box[2] - box[0]) * (box[3] - box[1]) + area - inter + 1e-9)
 
 
-def score(model: Pitch, scenes: Scenes, count: int) -> dict[str, float]:
+def score(model: Pitch, scenes: Scenes) -> dict[str, float]:
     """AP at IoU 0.5 per class, area under the interpolated precision-recall curve; boxes hardly visible are ignored."""
     model.eval()
     found = {c: [] for c in range(len(NAMES))}
     total = np.zeros(len(NAMES), int)
-    for i in range(min(count, len(scenes))):
+    for i in range(len(scenes)):
         with torch.no_grad():
             x = torch.from_numpy(scenes.rgb[i]).permute(2, 0, 1)[None].float() / 255
             out = model(x)[0].numpy()
@@ -350,7 +421,7 @@ def score(model: Pitch, scenes: Scenes, count: int) -> dict[str, float]:
 def export(model: Pitch, path: Path) -> None:
     import onnx
 
-    model = model.eval().cpu().to(memory_format=torch.contiguous_format)
+    model = model.eval()
     example = torch.zeros(2, 3, HEIGHT, WIDTH)
     torch.onnx.export(
         model,
@@ -375,30 +446,32 @@ def export(model: Pitch, path: Path) -> None:
         graph.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(graph, full_check=True)
     onnx.save(graph, str(path))
+    model.train()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=ROOT / "target" / "demo-model", help="folder for drawn scenes")
-    parser.add_argument("--scenes", type=int, default=2600, help="scenes to train on")
-    parser.add_argument("--minutes", type=float, default=20.0, help="time to train")
-    parser.add_argument("--batch", type=int, default=32, help="quarter pictures per step")
+    parser.add_argument("--work", type=Path, default=ROOT / "target" / "demo-model", help="folder for what is made")
+    parser.add_argument("--scenes", type=int, default=5000, help="scenes to train on (0.7 MB of memory each)")
+    parser.add_argument("--steps", type=int, default=20000, help="steps to train")
+    parser.add_argument("--batch", type=int, default=16, help="quarter pictures per step")
+    parser.add_argument("--every", type=int, default=3000, help="steps between looks at the scenes to choose by")
     parser.add_argument("--bf16", action="store_true", help="half precision, twice as fast where the CPU knows it")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the work folder")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=ROOT / "models" / "pitch.onnx")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
-    draw(args.work / "train", TRAIN_SEED, args.scenes)
-    draw(args.work / "choice", CHOICE_SEED, 200)
     scenes, choice = Scenes(), Scenes()
-    scenes.add(args.work / "train")
-    choice.add(args.work / "choice")
+    for folder in draw(args.work, TRAIN_SEED, args.scenes, args.threads):
+        scenes.add(folder)
+    for folder in draw(args.work, CHOICE_SEED, 200, args.threads):
+        choice.add(folder)
     print(f"{len(scenes)} scenes; {sum(p.numel() for p in Pitch().parameters())} parameters", flush=True)
-    model = train(scenes, choice, args.minutes, args.batch, args.work, args.bf16)
-    torch.save(model.state_dict(), args.work / "weights.pt")
+    model = train(scenes, choice, args)
     export(model, args.output)
-    print("AP@0.5 on scenes not trained on:", score(model, choice, len(choice)))
+    print("AP@0.5 on scenes not trained on:", score(model, choice))
 
 
 if __name__ == "__main__":
