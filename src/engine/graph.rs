@@ -12,7 +12,7 @@ use crate::frame::{Frame, Nanos, Stream};
 use crate::ring::{self, Bell, Sender, WhenFull};
 use crate::schedule::sim::Feed;
 use crate::schedule::{Planner, RungPlan, admission};
-use crate::stage::{BatchStage, Budget, BuildContext, Built, Execute, Stage, StageError};
+use crate::stage::{Budget, BuildContext, Built, Execute, Stage, StageError};
 use crate::telemetry::{Health, Pulse, RingMeter, StreamMeter, Telemetry};
 use crossbeam_channel::Receiver;
 use std::collections::HashMap;
@@ -302,7 +302,8 @@ impl Graph {
         let (events_tx, events_rx) = crossbeam_channel::unbounded();
         let name: Arc<str> = match &stages[..] {
             [(site, _, _)] => site.id.clone(),
-            _ => device.key.as_str().into(),
+            [(_, ways, _), ..] => ways.device().into(),
+            [] => device.key.as_str().into(),
         };
         let placement = stages.first().map(|(site, _, _)| site.placement.clone()).unwrap_or_default();
         let (mut posts, mut planned, mut finishers) = (Vec::new(), Vec::new(), Vec::new());
@@ -519,22 +520,14 @@ fn plan(pipeline: &Pipeline, entry: &StageEntry) -> Result<Plan, EngineError> {
     Ok(Plan::Device { ways: Ways { variants, rungs } })
 }
 
-/// What shares a planner: all that runs on the processor's cores, and each GPU.
-fn device_key(stage: &dyn BatchStage) -> &str {
-    match stage.device() {
-        "openvino" => "cpu",
-        gpu => gpu.strip_prefix("tensorrt:").map_or(gpu, |_| gpu),
-    }
-}
-
 /// The devices and what runs on each.
 fn devices(planned: &[Planned]) -> Result<Vec<DevicePlan>, EngineError> {
     let mut devices: Vec<DevicePlan> = Vec::new();
     for (n, p) in planned.iter().enumerate() {
         let Plan::Device { ways } = &p.plan else { continue };
         let Some(first) = ways.variants.first() else { continue };
-        let key = device_key(&**first);
-        if let Some(other) = ways.variants.iter().find(|v| device_key(&***v) != key) {
+        let key = device::shares(first.device());
+        if let Some(other) = ways.variants.iter().find(|v| device::shares(v.device()) != key) {
             return Err(EngineError::Unusable(format!(
                 "stage `{}`: its rungs run on different devices ({} and {}); give it a `device` that takes all of them",
                 p.id,

@@ -10,6 +10,7 @@
 mod device;
 mod graph;
 mod inbox;
+pub mod measure;
 mod outlet;
 mod sinks;
 mod streams;

@@ -216,6 +216,14 @@ pub fn open(ways: &Ways, slots: usize, patience: Duration) -> Result<Opened, Sta
     Ok(Opened { site, sessions, memory })
 }
 
+/// What shares a planner: all that runs on the processor's cores, and each GPU whatever drives it.
+pub fn shares(device: &str) -> &str {
+    match device {
+        "openvino" => "cpu",
+        gpu => gpu.strip_prefix("tensorrt:").or(gpu.strip_prefix("cuda:")).unwrap_or(gpu),
+    }
+}
+
 /// Frames of one stream that may wait in front of a stage: what can still be on time, and a full batch.
 pub fn waits(site: &Site, deadline: Option<Nanos>, fps: f64) -> usize {
     let largest = site.variants.iter().map(Variant::largest).max().unwrap_or(1);
