@@ -6,6 +6,7 @@ mod doctor;
 mod graph;
 mod models;
 mod run;
+mod tune;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use framegate::config::{self, Diagnostics, Pipeline, Style};
@@ -39,6 +40,8 @@ enum Command {
     Run(run::Run),
     /// Show every error and warning of a pipeline file at once; start nothing
     Check(check::Check),
+    /// Measure this machine with a pipeline's models, and write the file that suits it
+    Tune(tune::Tune),
     /// Draw a pipeline's graph
     Graph(graph::Graph),
     /// Show model cards
@@ -96,8 +99,7 @@ fn show(diagnostics: &Diagnostics) {
     let fancy = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut text = diagnostics.render(if fancy { Style::Fancy } else { Style::Plain });
     text.push_str(&format!("{}, {}\n", count(diagnostics.errors(), "error"), count(diagnostics.warnings(), "warning")));
-    // Nowhere to complain to if standard error itself is gone.
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    complain(&text);
 }
 
 /// "1 error", "2 errors".
@@ -142,6 +144,11 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+/// Writes to standard error; nowhere to complain to if that itself is gone.
+fn complain(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
 /// Writes a command's result to standard output. A reader that has gone away is no error.
 fn print(text: &str) -> Result<(), Failure> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
@@ -172,6 +179,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Tune(command) => command.run(),
         Command::Graph(command) => command.run(),
         Command::Models(command) => command.run(),
         Command::Doctor(command) => command.run(),
