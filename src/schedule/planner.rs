@@ -516,7 +516,7 @@ impl<T> Planner<T> {
         let plan = site.rungs.get(rung)?;
         let every = u64::from(plan.every.max(1));
         // Streams take turns: with every third frame inferred, each frame time infers a third of the streams.
-        let turn = (w.seq + lane.lane.stream as u64) % every == 0;
+        let turn = (w.seq + u64::from(lane.lane.stream)).is_multiple_of(every);
         let overdue = lane.inferred.is_none_or(|last| w.seq.saturating_sub(last) >= every);
         (plan.variant.is_none() || !(turn || overdue)).then_some(rung)
     }

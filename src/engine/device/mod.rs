@@ -67,6 +67,7 @@ pub struct Job {
 }
 
 /// What reaches a stage's finisher.
+#[expect(clippy::large_enum_variant, reason = "a frame in a box would be an allocation for each frame")]
 pub enum Done {
     /// A batch, from an executor.
     Batch {
