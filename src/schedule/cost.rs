@@ -150,7 +150,11 @@ impl Slowdown {
         }
         let x = (span as f64 / base).clamp(self.mean * 0.25, self.mean * 2.0 + 0.5);
         let step = x - self.mean;
-        if step.abs() > 1.5 * self.deviation().max(0.05 * self.mean) {
+        let surprise = step.abs() > 1.5 * self.deviation().max(0.05 * self.mean);
+        // A step that is being followed has widened the deviation: it is followed until it is passed, not until it
+        // surprises no more.
+        let following = self.streak.abs() >= STEP && (step > 0.0) == (self.streak > 0);
+        if surprise || following {
             self.streak = if step > 0.0 { self.streak.max(0) + 1 } else { self.streak.min(0) - 1 };
         } else {
             self.streak = 0;
@@ -175,6 +179,11 @@ impl Slowdown {
     /// A batch's expected span.
     pub fn expected(&self, cost: &Cost, b: usize) -> Nanos {
         (self.mean * cost.base(b)) as Nanos
+    }
+
+    /// The expected fixed part of a batch.
+    pub(super) fn fixed(&self, cost: &Cost) -> Nanos {
+        (self.mean * cost.bias * cost.alpha) as Nanos
     }
 
     /// A batch's span with its safety margin.
