@@ -4,37 +4,40 @@
 use crate::frame::Nanos;
 use crate::frame::clock::{MILLI, SECOND};
 
-/// A stream goes down when this share of its frames misses.
+/// A stream is in trouble when this share of its frames misses.
 const MISSES: f64 = 0.01;
+/// The same where the device is busy for less than [`BUSY`]: then misses come from elsewhere, and a lower rung helps
+/// only where they are many.
+const MISSES_IDLE: f64 = 0.05;
 /// Weight of one frame in a stream's share of misses: three misses close together pass [`MISSES`], a single one does not.
 const MISS_GAIN: f64 = 0.004;
+/// The same for whether it may go up again: about the last second counts.
+const LATELY_GAIN: f64 = 0.03;
 /// A queue stands when every frame of a whole interval waited longer than the target (after CoDel, RFC 8289).
 const INTERVAL: Nanos = SECOND / 2;
 /// The target, as a share of the deadline.
-const TARGET: u64 = 4;
+const TARGET: f64 = 0.25;
 /// After a step down, so long nothing is concluded: what is under way was planned before it.
 const SETTLE: Nanos = 100 * MILLI;
-/// Going down stops where the device would be busy for less than this share of the time.
-const ENOUGH: f64 = 0.9;
-/// Going up must leave the device busy for less than this share of the time.
-const ROOM: f64 = 0.96;
+/// Below this share of its time a device has room enough for any pattern of arrivals.
+const BUSY: f64 = 0.7;
+/// Going down stops where the device would be busy for less than this share of the time, and going up must leave it so.
+const ROOM: f64 = 0.93;
 /// A stream stays at least this long where it is before it goes up.
 const HOLD: Nanos = 3 * SECOND / 2;
 /// The longest hold-down.
 const HOLD_MAX: Nanos = 60 * SECOND;
 /// A step down within this time after a step up, or within twice the hold-down, means that the step up did not last.
 const LASTING: Nanos = 10 * SECOND;
+/// One of so many streams goes up in one look, and at least one.
+const UP_AT_ONCE: usize = 32;
 
 /// One stream's ceiling.
 #[derive(Debug, Clone)]
 pub(super) struct Ladder {
     rung: usize,
     misses: f64,
-    /// The least wait since the interval began, and how many waited.
-    least: Nanos,
-    waits: u32,
-    since: Nanos,
-    standing: bool,
+    lately: f64,
     changed_at: Nanos,
     raised_at: Option<Nanos>,
     hold: Nanos,
@@ -44,19 +47,7 @@ pub(super) struct Ladder {
 
 impl Ladder {
     pub(super) fn new() -> Self {
-        Self {
-            rung: 0,
-            misses: 0.0,
-            least: Nanos::MAX,
-            waits: 0,
-            since: 0,
-            standing: false,
-            changed_at: 0,
-            raised_at: None,
-            hold: HOLD,
-            down: 0,
-            up: 0,
-        }
+        Self { rung: 0, misses: 0.0, lately: 0.0, changed_at: 0, raised_at: None, hold: HOLD, down: 0, up: 0 }
     }
 
     /// Starts on this rung.
@@ -75,30 +66,21 @@ impl Ladder {
 
     /// A frame of the stream was delivered on time, or missed its deadline.
     pub(super) fn outcome(&mut self, missed: bool) {
-        self.misses += MISS_GAIN * (f64::from(u8::from(missed)) - self.misses);
+        let missed = f64::from(u8::from(missed));
+        self.misses += MISS_GAIN * (missed - self.misses);
+        self.lately += LATELY_GAIN * (missed - self.lately);
     }
 
-    /// A frame waited so long for the device.
-    pub(super) fn waited(&mut self, wait: Nanos) {
-        self.least = self.least.min(wait);
-        self.waits += 1;
-    }
-
-    /// Closes the interval, if it is over.
-    fn close(&mut self, now: Nanos, target: Nanos) {
-        if now >= self.since + INTERVAL {
-            self.standing = self.waits >= 3 && self.least > target;
-            (self.least, self.waits, self.since) = (Nanos::MAX, 0, now);
+    /// Trouble came: if that was soon after a step up, the next one waits twice as long.
+    fn judge(&mut self, now: Nanos) {
+        if let Some(raised) = self.raised_at.take() {
+            let lasted = now.saturating_sub(raised) >= LASTING.max(2 * self.hold);
+            self.hold = if lasted { HOLD } else { (2 * self.hold).min(HOLD_MAX) };
         }
     }
 
     fn lower(&mut self, now: Nanos) {
-        let lasted = |raised| now - raised >= LASTING.max(2 * self.hold);
-        self.hold = match self.raised_at {
-            Some(raised) if !lasted(raised) => (2 * self.hold).min(HOLD_MAX),
-            _ => HOLD,
-        };
-        self.raised_at = None;
+        self.judge(now);
         self.changed_at = now;
         self.rung += 1;
         self.down += 1;
@@ -115,34 +97,104 @@ impl Ladder {
 
 /// What one stream asks of the device at each rung.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Load {
-    /// Share of the device's time, and whether a frame alone fits its deadline.
-    rungs: Vec<(f64, bool)>,
-    /// From captured to deadline.
-    deadline: Nanos,
+pub(super) struct Demand {
+    /// Whether a frame alone fits its deadline, by rung.
+    fits: Vec<bool>,
+    /// At this rung, frames per nanosecond of this variant.
+    uses: Vec<(usize, usize, f64)>,
 }
 
-impl Load {
-    pub(super) fn clear(&mut self, rungs: usize, deadline: Nanos) {
-        self.rungs.clear();
-        self.rungs.resize(rungs, (0.0, true));
-        self.deadline = deadline;
+impl Demand {
+    pub(super) fn clear(&mut self, rungs: usize) {
+        self.fits.clear();
+        self.fits.resize(rungs, true);
+        self.uses.clear();
     }
 
-    /// One more stage takes so much at this rung.
-    pub(super) fn add(&mut self, rung: usize, share: f64, fits: bool) {
-        if let Some(r) = self.rungs.get_mut(rung) {
-            r.0 += share;
-            r.1 &= fits;
+    /// One more stage takes `rate` frames per nanosecond at this rung, as this of the device's variants.
+    pub(super) fn add(&mut self, rung: usize, variant: usize, rate: f64, fits: bool) {
+        self.uses.push((rung, variant, rate));
+        if let Some(f) = self.fits.get_mut(rung) {
+            *f &= fits;
         }
     }
 
-    fn share(&self, rung: usize) -> f64 {
-        self.rungs.get(rung).map_or(0.0, |r| r.0)
+    fn fits(&self, rung: usize) -> bool {
+        self.fits.get(rung).copied().unwrap_or(true)
+    }
+}
+
+/// How much of a device one variant takes.
+#[derive(Debug, Clone)]
+pub(super) struct Usage {
+    /// Fixed cost of a batch, and each frame's, nanoseconds.
+    pub(super) cost: (f64, f64),
+    /// Frames in a batch at most.
+    pub(super) largest: usize,
+    /// Half of the tightest deadline, nanoseconds: batches further apart than this come too late for some.
+    pub(super) half: f64,
+    rate: f64,
+}
+
+impl Usage {
+    pub(super) fn new(cost: (f64, f64), largest: usize) -> Self {
+        Self { cost, largest, half: f64::INFINITY, rate: 0.0 }
     }
 
-    fn fits(&self, rung: usize) -> bool {
-        self.rungs.get(rung).is_none_or(|r| r.1)
+    /// A batch at least every half deadline, unless not even so many frames come. For a single variant a share of 1 is
+    /// the closed formula, N = b\*·T/C(b\*).
+    fn share(&self) -> f64 {
+        let batches = self.rate.min((1.0 / self.half).max(self.rate / self.largest as f64));
+        self.cost.0 * batches + self.cost.1 * self.rate
+    }
+}
+
+/// The device as the ladder sees it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Device {
+    /// Every variant of every stage.
+    pub(super) variants: Vec<Usage>,
+    /// Batches that run at once.
+    pub(super) slots: f64,
+    /// The shortest wait since the interval began as a share of its deadline, and how many frames waited.
+    least: f64,
+    waits: u32,
+    since: Nanos,
+    standing: bool,
+}
+
+impl Device {
+    /// A frame waited for this share of its deadline.
+    pub(super) fn waited(&mut self, share: f64) {
+        self.least = if self.waits == 0 { share } else { self.least.min(share) };
+        self.waits += 1;
+    }
+
+    /// Closes the interval, if it is over.
+    fn close(&mut self, now: Nanos) {
+        if now >= self.since + INTERVAL {
+            self.standing = self.waits >= 3 && self.least > TARGET;
+            (self.waits, self.since) = (0, now);
+        }
+    }
+
+    /// Share of its time that the device is busy with what it is asked to do.
+    fn busy(&self) -> f64 {
+        self.variants.iter().map(Usage::share).sum::<f64>() / self.slots
+    }
+
+    /// Adds what a stream asks for at a rung, or takes it away.
+    fn shift(&mut self, demand: &Demand, rung: usize, sign: f64) {
+        for &(_, variant, rate) in demand.uses.iter().filter(|u| u.0 == rung) {
+            if let Some(v) = self.variants.get_mut(variant) {
+                v.rate = (v.rate + sign * rate).max(0.0);
+            }
+        }
+    }
+
+    fn moves(&mut self, demand: &Demand, from: usize, to: usize) {
+        self.shift(demand, from, -1.0);
+        self.shift(demand, to, 1.0);
     }
 }
 
@@ -153,7 +205,7 @@ pub(super) trait Climber {
     /// Its ceiling, to read.
     fn seen(&self) -> &Ladder;
     /// What it asks of the device.
-    fn load(&self) -> &Load;
+    fn demand(&self) -> &Demand;
     /// Larger is more important.
     fn priority(&self) -> i32;
     /// Whether its ceiling is this device's to move.
@@ -161,57 +213,89 @@ pub(super) trait Climber {
 }
 
 /// Looks at all streams of a device and moves their ceilings.
-pub(super) fn look<C: Climber>(now: Nanos, streams: &mut [C], rungs: usize) {
-    let lowest = rungs - 1;
+pub(super) fn look<C: Climber>(now: Nanos, streams: &mut [C], rungs: usize, device: &mut Device) {
+    device.close(now);
+    device.variants.iter_mut().for_each(|v| v.rate = 0.0);
     for s in streams.iter_mut() {
-        let target = s.load().deadline / TARGET;
-        s.ladder().close(now, target);
+        device.shift(s.demand(), s.seen().rung, 1.0);
+        if s.seen().changed_at == 0 {
+            // The rung that a stream starts on is held like any other.
+            s.ladder().changed_at = now;
+        }
     }
-    let busy = |streams: &[C]| streams.iter().map(|s| s.load().share(s.seen().rung)).sum::<f64>();
-    let settled = streams.iter().all(|s| now >= s.seen().changed_at + SETTLE || s.seen().raised_at.is_some());
-    let in_trouble = |s: &C| s.climbs() && (s.seen().misses > MISSES || s.seen().standing);
+    if !fall(now, streams, rungs - 1, device) {
+        rise(now, streams, rungs - 1, device);
+    }
+}
+
+/// Lowers ceilings where there is trouble, until what is left fits. Whether any was lowered.
+fn fall<C: Climber>(now: Nanos, streams: &mut [C], lowest: usize, device: &mut Device) -> bool {
+    if streams.iter().any(|s| now < s.seen().changed_at + SETTLE && s.seen().raised_at.is_none() && s.seen().down > 0) {
+        streams.iter_mut().for_each(|s| s.ladder().misses = 0.0);
+        return false;
+    }
+    let busy = device.busy() > BUSY;
+    let standing = device.standing && busy;
+    let in_trouble = |s: &C| s.climbs() && (standing || s.seen().misses > if busy { MISSES } else { MISSES_IDLE });
+    if !streams.iter().any(in_trouble) {
+        return false;
+    }
     let mut fell = false;
-    if settled && streams.iter().any(in_trouble) {
-        loop {
-            let crowded = busy(streams) > ENOUGH;
-            if fell && !crowded {
-                break;
-            }
-            // Where the device has room, what is wrong is the stream's own; else those of least priority give way
-            // first, and those whose quality is still best.
-            let victim = streams
-                .iter_mut()
-                .filter(|s| s.climbs() && s.seen().rung < lowest && (crowded || in_trouble(s)))
-                .min_by_key(|s| (s.priority(), s.seen().rung));
-            let Some(victim) = victim else { break };
-            victim.ladder().lower(now);
-            fell = true;
-        }
-        for s in streams.iter_mut() {
-            let ladder = s.ladder();
-            (ladder.misses, ladder.standing) = (0.0, false);
-        }
+    while !fell || device.busy() > ROOM {
+        // Those of least priority give way first, of those the ones whose quality is best, of those the ones in
+        // trouble. Where the device has room, what is wrong is the stream's own.
+        let victim = streams
+            .iter_mut()
+            .filter(|s| s.climbs() && s.seen().rung < lowest && (busy || in_trouble(s)))
+            .min_by_key(|s| (s.priority(), s.seen().rung, !in_trouble(s)));
+        let Some(victim) = victim else { break };
+        let rung = victim.seen().rung;
+        device.moves(victim.demand(), rung, rung + 1);
+        victim.ladder().lower(now);
+        fell = true;
     }
     if fell {
+        for s in streams.iter_mut() {
+            s.ladder().misses = 0.0;
+            // Where the device is what is short, all that went up lately was too much.
+            if busy {
+                s.ladder().judge(now);
+            }
+        }
+        device.standing = false;
+    }
+    fell
+}
+
+/// Raises ceilings where there is room: the most important first, and of those the ones that have fallen deepest.
+fn rise<C: Climber>(now: Nanos, streams: &mut [C], lowest: usize, device: &mut Device) {
+    let ready = |s: &C| {
+        let l = s.seen();
+        s.climbs() && l.rung > 0 && now >= l.changed_at + l.hold && l.lately < MISSES && s.demand().fits(l.rung - 1)
+    };
+    if device.standing || !streams.iter().any(ready) {
         return;
     }
-    // The most important first, and of those the one that has fallen deepest; one at a time.
-    let total = busy(streams);
-    let climber = streams
-        .iter_mut()
-        .filter(|s| {
-            let l = s.seen();
-            let better = l.rung.saturating_sub(1);
-            s.climbs()
-                && l.rung > 0
-                && now >= l.changed_at + l.hold
-                && l.misses < MISSES / 2.0
-                && !l.standing
-                && s.load().fits(better)
-                && total - s.load().share(l.rung) + s.load().share(better) <= ROOM
-        })
-        .min_by_key(|s| (-i64::from(s.priority()), lowest - s.seen().rung));
-    if let Some(s) = climber {
-        s.ladder().raise(now);
+    // A variant that only some streams use costs batches of its own: there may be room for all where there is none
+    // for one more.
+    let shift_all = |streams: &[C], device: &mut Device, sign: f64| {
+        for s in streams.iter().filter(|s| ready(s)) {
+            device.shift(s.demand(), s.seen().rung, -sign);
+            device.shift(s.demand(), s.seen().rung - 1, sign);
+        }
+    };
+    shift_all(streams, device, 1.0);
+    let all_fit = device.busy() <= ROOM;
+    shift_all(streams, device, -1.0);
+    for _ in 0..=streams.len() / UP_AT_ONCE {
+        let next =
+            streams.iter_mut().filter(|s| ready(s)).min_by_key(|s| (-i64::from(s.priority()), lowest - s.seen().rung));
+        let Some(climber) = next else { return };
+        let rung = climber.seen().rung;
+        device.moves(climber.demand(), rung, rung - 1);
+        if device.busy() > ROOM && !all_fit {
+            return;
+        }
+        climber.ladder().raise(now);
     }
 }

@@ -166,6 +166,16 @@ impl<T> Default for Plan<T> {
 }
 
 impl<T> Plan<T> {
+    /// Room for so many frames of each kind.
+    pub fn with_capacity(frames: usize) -> Self {
+        Self {
+            pass: Vec::with_capacity(frames),
+            run: Vec::with_capacity(frames),
+            follow: Vec::with_capacity(frames),
+            shed: Vec::with_capacity(frames),
+        }
+    }
+
     /// Forgets the last decision.
     pub fn clear(&mut self) {
         self.pass.clear();

@@ -1,7 +1,7 @@
 //! The planner of one device.
 
 use super::cost::{Cost, Slowdown};
-use super::ladder::{self, Climber, Ladder, Load};
+use super::ladder::{self, Climber, Demand, Device, Ladder, Usage};
 use super::{Chosen, Lane, Next, Plan, Policy, Site, Variant, Waiting};
 use crate::frame::{
     Nanos, ShedReason,
@@ -26,6 +26,8 @@ struct LaneState<T> {
     /// When its last frame arrived, and the usual time between two.
     arrived: Nanos,
     period: Nanos,
+    /// Frames that arrived since.
+    counted: (u32, Nanos),
     /// Number of the last frame that was inferred here.
     inferred: Option<u64>,
 }
@@ -33,9 +35,18 @@ struct LaneState<T> {
 impl<T> LaneState<T> {
     fn arrives(&mut self, now: Nanos) {
         let gap = now.saturating_sub(self.arrived);
-        // A pause is no period: it says nothing about when the next frame comes.
-        if self.arrived != 0 && gap < SECOND {
-            self.period = if self.period == 0 { gap } else { (7 * self.period + gap) / 8 };
+        let (frames, since) = self.counted;
+        if self.arrived == 0 || gap >= SECOND {
+            // A pause is no period: it says nothing about when the next frame comes.
+            self.counted = (0, now);
+        } else if self.period == 0 {
+            (self.period, self.counted) = (gap, (1, since));
+        } else if frames + 1 >= COUNTED && now >= since + SECOND / 4 {
+            // Counted over a while, since frames that were held up come in bursts.
+            let mean = (now - since) / Nanos::from(frames + 1);
+            (self.period, self.counted) = ((self.period + mean) / 2, (0, now));
+        } else {
+            self.counted = (frames + 1, since);
         }
         self.arrived = now;
     }
@@ -52,7 +63,7 @@ struct StreamState {
     /// Its rungs are chosen here.
     entry: bool,
     ladder: Ladder,
-    load: Load,
+    demand: Demand,
 }
 
 /// The index of a stream that has no lane left: its place is free.
@@ -65,8 +76,8 @@ impl Climber for StreamState {
     fn seen(&self) -> &Ladder {
         &self.ladder
     }
-    fn load(&self) -> &Load {
-        &self.load
+    fn demand(&self) -> &Demand {
+        &self.demand
     }
     fn priority(&self) -> i32 {
         self.priority
@@ -95,13 +106,16 @@ pub struct Planner<T> {
     /// When the process was found to have stood still (stopped, or the machine asleep). What was under way then says
     /// nothing about the device.
     thawed_at: Nanos,
+    /// Until then misses say nothing either: what gathered meanwhile comes in one burst.
+    calm_until: Nanos,
     last_run: Nanos,
     shed_since_run: bool,
     next_by_count: usize,
     /// When the ladder last looked.
     climbed_at: Nanos,
+    device: Device,
     policy: Policy,
-    order: Vec<(usize, Way)>,
+    order: Vec<(usize, Way, Waiting)>,
 }
 
 /// How a frame would run: at which rung, as which variant of its stage, saved by a lower rung than its ceiling or not.
@@ -132,6 +146,8 @@ const MARGIN_UP: f64 = 0.5 * MILLI as f64;
 const MARGIN_DOWN: (f64, f64) = (0.002 * MILLI as f64, 0.001);
 /// A planner that is not asked for so long stood still with its process: it is asked several times a second.
 const FROZEN: Nanos = SECOND;
+/// After it stood still, misses count for nothing for so long.
+const CALM: Nanos = SECOND / 2;
 /// A thread takes about this long to wake up: the next batch is chosen at least so much ahead.
 const WAKE: Nanos = MILLI / 10;
 /// A stream that was served less than this share of what the others were, lately, is not passed over for a larger batch.
@@ -140,6 +156,8 @@ const LAGS: f64 = 0.9;
 const PAYS: f64 = 1.02;
 /// The same under overload, where every frame counts and latency no longer does.
 const PAYS_CROWDED: f64 = 1.002;
+/// A stream's period is measured over at least so many frames.
+const COUNTED: u32 = 8;
 /// The ladder looks this often.
 const LADDER_EVERY: Nanos = 50 * MILLI;
 
@@ -161,10 +179,12 @@ impl<T> Planner<T> {
             decayed_at: 0,
             looked_at: 0,
             thawed_at: 0,
+            calm_until: 0,
             last_run: 0,
             shed_since_run: false,
             next_by_count: 0,
             climbed_at: 0,
+            device: Device::default(),
             policy: Policy::default(),
             order: Vec::new(),
         }
@@ -197,6 +217,7 @@ impl<T> Planner<T> {
 
     /// A batch of `places` of this variant, started at `started`, took `span`.
     pub fn ran(&mut self, site: usize, variant: usize, places: usize, started: Nanos, span: Nanos) {
+        self.wakes(started + span);
         if started < self.thawed_at {
             return;
         }
@@ -217,13 +238,17 @@ impl<T> Planner<T> {
 
     /// A frame that left this site was delivered at `at`, `tail` later, late by `late` (0: on time).
     pub fn delivered(&mut self, site: usize, stream: u32, at: Nanos, tail: Nanos, late: Nanos) {
+        self.wakes(at);
         let Some(s) = self.sites.get_mut(site) else { return };
         // What a frozen process delivers late is no sign of a slow device.
         if at.saturating_sub(tail) < self.thawed_at {
             return;
         }
         s.tail.observe(tail);
-        self.missed(stream, late > 0);
+        if at.saturating_sub(late) < self.calm_until {
+            return;
+        }
+        self.missed(at, stream, late > 0);
         if late > 0 {
             self.margin = (self.margin + 0.5 * late as f64 + MARGIN_UP).min(MARGIN_MAX);
         } else {
@@ -231,7 +256,29 @@ impl<T> Planner<T> {
         }
     }
 
-    fn missed(&mut self, stream: u32, missed: bool) {
+    /// Whoever calls at `now` may be the first after the process stood still.
+    fn wakes(&mut self, now: Nanos) {
+        if self.looked_at != 0 && now.saturating_sub(self.looked_at) > FROZEN {
+            self.thawed_at = now;
+            self.calm_until = now + CALM;
+            self.looked_at = now;
+        }
+    }
+
+    /// A frame that went through this site was delivered `tail` after it left it, with other sites on the way: those
+    /// before the last one have the rest of the way as their tail.
+    pub fn came_through(&mut self, site: usize, at: Nanos, tail: Nanos) {
+        if at.saturating_sub(tail) >= self.thawed_at
+            && let Some(s) = self.sites.get_mut(site)
+        {
+            s.tail.observe(tail);
+        }
+    }
+
+    fn missed(&mut self, now: Nanos, stream: u32, missed: bool) {
+        if now < self.calm_until {
+            return;
+        }
         self.misses += MISS_GAIN * (f64::from(u8::from(missed)) - self.misses);
         let limit = if self.overloaded { OVERLOAD.1 } else { OVERLOAD.0 };
         self.overloaded = self.misses > limit && self.policy == Policy::Framegate;
@@ -288,7 +335,7 @@ impl<T> Planner<T> {
                     refused: false,
                     entry: false,
                     ladder: Ladder::new(),
-                    load: Load::default(),
+                    demand: Demand::default(),
                 };
                 match self.streams.iter().position(|s| s.index == GONE) {
                     Some(free) => {
@@ -313,9 +360,11 @@ impl<T> Planner<T> {
             infeasible: false,
             arrived: 0,
             period: 0,
+            counted: (0, 0),
             inferred: None,
             lane,
         });
+        self.order.reserve(self.lanes.len());
         self.judge();
     }
 
@@ -366,6 +415,7 @@ impl<T> Planner<T> {
     /// A frame of an open stream arrived at a site at `now`. Gives back what does not fit: the stream's oldest frame if
     /// its queue was full, the frame itself if the stream is not open there.
     pub fn arrive(&mut self, stream: u32, site: usize, now: Nanos, waiting: Waiting, item: T) -> Option<T> {
+        self.wakes(now);
         let newest_goes = self.policy == Policy::DropNewest;
         let Some(lane) = self.lane_mut(stream, site) else { return Some(item) };
         lane.arrives(now);
@@ -375,7 +425,7 @@ impl<T> Planner<T> {
         lane.queue.push_back((waiting, item));
         let pushed_out = (lane.queue.len() > lane.lane.capacity).then(|| lane.queue.pop_front()).flatten();
         pushed_out.map(|(_, item)| {
-            self.missed(stream, true);
+            self.missed(now, stream, true);
             item
         })
     }
@@ -398,9 +448,7 @@ impl<T> Planner<T> {
     /// What to do next, asked at `now`, for a device whose next slot is free at `free_at`. Fills `plan`, which must be
     /// empty.
     pub fn plan(&mut self, now: Nanos, free_at: Nanos, plan: &mut Plan<T>) -> Next {
-        if self.looked_at != 0 && now.saturating_sub(self.looked_at) > FROZEN {
-            self.thawed_at = now;
-        }
+        self.wakes(now);
         self.looked_at = now;
         self.decay(now);
         self.climb(now);
@@ -441,7 +489,7 @@ impl<T> Planner<T> {
         if self.lanes.len() < before {
             for (i, stream) in self.streams.iter_mut().enumerate() {
                 if !self.lanes.iter().any(|l| l.stream == i) {
-                    (stream.index, stream.load) = (GONE, Load::default());
+                    (stream.index, stream.demand) = (GONE, Demand::default());
                 }
             }
         }
@@ -547,9 +595,7 @@ impl<T> Planner<T> {
                 let stream = lane.lane.stream;
                 if let Some((_, item)) = self.lanes[i].queue.pop_front() {
                     plan.shed.push((item, ShedReason::Deadline));
-                    if w.captured >= self.thawed_at {
-                        self.missed(stream, true);
-                    }
+                    self.missed(now, stream, true);
                 }
             }
         }
@@ -637,7 +683,7 @@ impl<T> Planner<T> {
         let mut order = std::mem::take(&mut self.order);
         order.clear();
         let batch = if self.overloaded { self.gather(start, &mut order) } else { self.line_up(start, &mut order) };
-        for &(i, way) in &order {
+        for &(i, way, _) in &order {
             self.take(i, way, start, plan);
         }
         self.order = order;
@@ -649,7 +695,7 @@ impl<T> Planner<T> {
     }
 
     /// Below the knee: earliest deadline first, as many as pay and leave room for those that arrive behind them.
-    fn line_up(&mut self, start: Nanos, order: &mut Vec<(usize, Way)>) -> Option<(usize, usize)> {
+    fn line_up(&mut self, start: Nanos, order: &mut Vec<(usize, Way, Waiting)>) -> Option<(usize, usize)> {
         let greedy = self.policy != Policy::Framegate;
         let mut batch: Option<(usize, usize)> = None;
         let (mut best, mut best_rate, mut tightest) = (0, 0.0, None::<Waiting>);
@@ -674,23 +720,33 @@ impl<T> Planner<T> {
             if tightest.is_none_or(|t| w.deadline.unwrap_or(Nanos::MAX) < t.deadline.unwrap_or(Nanos::MAX)) {
                 tightest = Some(w);
             }
-            if frames > 1 && self.policy.tests_start() {
-                let fits = tightest.is_none_or(|t| self.on_time(site, way.variant, (frames, size), start, &t));
-                // Beyond b* a batch starves those that arrive behind it.
-                let allowance = w.deadline.map_or(Nanos::MAX / 4, |d| d.saturating_sub(w.captured));
-                let cap = self.slowdown.largest_batch(&variant.cost, &site.tail, allowance);
-                if !fits || (!greedy && frames > cap) {
-                    break;
-                }
+            if frames > 1
+                && self.policy.tests_start()
+                && !tightest.is_none_or(|t| self.on_time(site, way.variant, (frames, size), start, &t))
+            {
+                break;
             }
-            // A larger batch must give more frames per second, not only more frames.
+            // A larger batch must give more frames per second, not only more frames. Beyond b\* it starves those that
+            // arrive behind it.
+            let allowance = w.deadline.map_or(Nanos::MAX / 4, |d| d.saturating_sub(w.captured));
             let rate = frames as f64 / self.slowdown.bounded(&variant.cost, size).max(1) as f64;
-            if best == 0 || rate > best_rate * PAYS || greedy {
+            let pays = rate > best_rate * PAYS
+                && (frames == 1 || frames <= self.slowdown.largest_batch(&variant.cost, &site.tail, allowance));
+            if best == 0 || pays || greedy {
                 (best, best_rate) = (frames, rate);
             }
             batch = Some((lane.lane.site, way.variant));
             self.lanes[i].taken += 1;
-            order.push((i, way));
+            order.push((i, way, w));
+        }
+        // Where those left behind would come too late after this batch, but fit into it, they go with it.
+        if let (Some((site, variant)), Some(&(_, _, next))) = (batch, order.get(best)) {
+            let (site, left) = (&self.sites[site], order.len() - best);
+            let v = &site.variants[variant];
+            let then = start + self.slowdown.expected(&v.cost, v.warmed(best));
+            if !self.on_time(site, variant, (left, v.warmed(left)), then, &next) {
+                best = order.len();
+            }
         }
         order.truncate(best);
         batch
@@ -699,7 +755,7 @@ impl<T> Planner<T> {
     /// Under overload: the largest batch for which there are enough frames that still fit with it, and of those that
     /// fit the least served. Not all can be served, so frames with little time left do not make a batch small; and
     /// b\* is no limit, since those behind are too many anyway.
-    fn gather(&mut self, start: Nanos, order: &mut Vec<(usize, Way)>) -> Option<(usize, usize)> {
+    fn gather(&mut self, start: Nanos, order: &mut Vec<(usize, Way, Waiting)>) -> Option<(usize, usize)> {
         let first = loop {
             let i = self.best_lane()?;
             let lane = &self.lanes[i];
@@ -709,37 +765,37 @@ impl<T> Planner<T> {
             self.lanes[i].passed_over = true;
         };
         for (i, lane) in self.lanes.iter().enumerate().filter(|(_, l)| !l.lane.by_count && l.lane.site == first.0) {
-            let Some(way) = self.next_of(lane).and_then(|w| self.way(lane, w, start)) else { continue };
+            let Some(w) = self.next_of(lane) else { continue };
+            let Some(way) = self.way(lane, w, start) else { continue };
             if way.variant == first.1 {
-                order.push((i, way));
+                order.push((i, way, *w));
             }
         }
         let (site, lanes) = (&self.sites[first.0], &self.lanes);
         let variant = &site.variants[first.1];
-        let next = |i: usize| self.next_of(&lanes[i]).copied();
-        let due = |i: usize| next(i).and_then(|w| w.deadline).unwrap_or(Nanos::MAX);
-        order.sort_unstable_by_key(|&(i, _)| std::cmp::Reverse((due(i), i)));
+        let due = |w: &Waiting| w.deadline.unwrap_or(Nanos::MAX);
+        order.sort_unstable_by_key(|(i, _, w)| std::cmp::Reverse((due(w), *i)));
         let served = |i: usize| self.streams[lanes[i].stream].served;
-        let mean = order.iter().map(|&(i, _)| served(i)).sum::<f64>() / order.len().max(1) as f64;
-        let least = order.iter().map(|&(i, _)| i).min_by(|&a, &b| served(a).total_cmp(&served(b)));
-        let starved = least.filter(|&i| served(i) < LAGS * mean);
+        let mean = order.iter().map(|o| served(o.0)).sum::<f64>() / order.len().max(1) as f64;
+        let least = order.iter().min_by(|a, b| served(a.0).total_cmp(&served(b.0))).map(|o| (o.0, o.2));
+        let starved = least.filter(|&(i, _)| served(i) < LAGS * mean).map(|(_, w)| w);
         let (mut best, mut fit, mut best_rate) = (1, order.len(), 0.0);
         for frames in 1..=order.len().min(variant.largest()) {
             let size = variant.warmed(frames);
-            let fits = |i: usize| next(i).is_some_and(|w| self.on_time(site, first.1, (frames, size), start, &w));
-            if !fits(order[frames - 1].0) || starved.is_some_and(|i| frames > 1 && !fits(i)) {
+            let fits = |w: &Waiting| self.on_time(site, first.1, (frames, size), start, w);
+            if !fits(&order[frames - 1].2) || (frames > 1 && starved.is_some_and(|w| !fits(&w))) {
                 break;
             }
             let rate = frames as f64 / self.slowdown.bounded(&variant.cost, size).max(1) as f64;
             if frames == 1 || rate > best_rate * PAYS_CROWDED {
                 best_rate = rate;
                 best = frames;
-                fit = order.partition_point(|&(i, _)| fits(i));
+                fit = order.partition_point(|(_, _, w)| fits(w));
             }
         }
         order.truncate(fit.max(best));
-        order.sort_unstable_by(|a, b| {
-            served(a.0).total_cmp(&served(b.0)).then(due(a.0).cmp(&due(b.0))).then(a.0.cmp(&b.0))
+        order.sort_unstable_by(|(i, _, a), (j, _, b)| {
+            served(*i).total_cmp(&served(*j)).then(due(a).cmp(&due(b))).then(i.cmp(j))
         });
         order.truncate(best);
         Some(first)
@@ -756,7 +812,7 @@ impl<T> Planner<T> {
                 Some(rung) => plan.pass.push((site, Chosen { item, rung, rescued: false })),
                 None => {
                     plan.shed.push((item, ShedReason::Overload));
-                    self.missed(index, true);
+                    self.missed(start, index, true);
                 }
             }
         }
@@ -764,7 +820,10 @@ impl<T> Planner<T> {
         let stream = &mut self.streams[lane.stream];
         if let Some((w, item)) = lane.queue.pop_front() {
             stream.served += 0.5f64.powi(stream.priority.clamp(-20, 20));
-            stream.ladder.waited(start.saturating_sub(w.ready));
+            if let Some(deadline) = w.deadline {
+                let allowed = deadline.saturating_sub(w.captured).max(1);
+                self.device.waited(start.saturating_sub(w.ready) as f64 / allowed as f64);
+            }
             lane.inferred = Some(w.seq);
             plan.run.push(Chosen { item, rung: way.rung, rescued: way.rescued });
         }
@@ -798,32 +857,43 @@ impl<T> Planner<T> {
 
     /// Lets the ladder look at every stream.
     fn climb(&mut self, now: Nanos) {
-        if self.rungs < 2 || self.policy != Policy::Framegate || now < self.climbed_at + LADDER_EVERY {
+        let due = now >= self.climbed_at + LADDER_EVERY && now >= self.calm_until;
+        if self.rungs < 2 || self.policy != Policy::Framegate || !due {
             return;
         }
         self.climbed_at = now;
         self.weigh();
-        ladder::look(now, &mut self.streams, self.rungs);
+        ladder::look(now, &mut self.streams, self.rungs, &mut self.device);
     }
 
-    /// How much of the device each stream takes at each rung, 1 being all of it.
+    /// What each stream asks of the device at each rung.
     fn weigh(&mut self) {
-        for (i, stream) in self.streams.iter_mut().enumerate() {
-            let deadlines = self.lanes.iter().filter(|l| l.stream == i).filter_map(|l| l.lane.deadline);
-            stream.load.clear(self.rungs, deadlines.min().unwrap_or(Nanos::MAX));
+        let device = &mut self.device;
+        device.slots = self.slots as f64;
+        device.variants.clear();
+        for v in self.sites.iter().flat_map(|s| &s.variants) {
+            let alpha = self.slowdown.fixed(&v.cost) as f64;
+            let each = self.slowdown.expected(&v.cost, 1) as f64 - alpha;
+            device.variants.push(Usage::new((alpha, each), v.largest()));
         }
-        for lane in self.lanes.iter().filter(|l| l.period > 0 && !l.ended && !l.lane.by_count) {
-            let site = &self.sites[lane.lane.site];
-            let deadline = lane.lane.deadline.unwrap_or(Nanos::MAX / 4);
-            for (rung, plan) in site.rungs.iter().enumerate() {
-                let Some(v) = plan.variant.and_then(|v| site.variants.get(v)) else { continue };
-                // Batches as large as the streams there are can fill.
-                let cap = self.slowdown.largest_batch(&v.cost, &site.tail, deadline);
-                let b = v.floor(cap.min(self.streams.len()));
-                let each = self.slowdown.expected(&v.cost, b) as f64 / b as f64;
-                let share = each / lane.period as f64 / f64::from(plan.every.max(1)) / self.slots as f64;
-                let need = self.slowdown.path(&v.cost, &site.tail, (1, 1), self.margin as Nanos, deadline);
-                self.streams[lane.stream].load.add(rung, share, need <= deadline);
+        for (i, stream) in self.streams.iter_mut().enumerate() {
+            stream.demand.clear(self.rungs);
+            // A stage behind another sees fewer frames once that one sheds, but would see all of them.
+            let lanes = || self.lanes.iter().filter(|l| l.stream == i && !l.ended && !l.lane.by_count);
+            let Some(period) = lanes().map(|l| l.period).filter(|&p| p > 0).min() else { continue };
+            for lane in lanes() {
+                let before: usize = self.sites[..lane.lane.site].iter().map(|s| s.variants.len()).sum();
+                let site = &self.sites[lane.lane.site];
+                let deadline = lane.lane.deadline.unwrap_or(Nanos::MAX / 4);
+                let half = deadline.saturating_sub(site.tail.mean()).max(1) as f64 / 2.0;
+                for (rung, plan) in site.rungs.iter().enumerate() {
+                    let Some((i, v)) = plan.variant.and_then(|i| Some((i, site.variants.get(i)?))) else { continue };
+                    let need = self.slowdown.path(&v.cost, &site.tail, (1, 1), self.margin as Nanos, deadline);
+                    let rate = 1.0 / period as f64 / f64::from(plan.every.max(1));
+                    stream.demand.add(rung, before + i, rate, need <= deadline);
+                    let usage = &mut device.variants[before + i];
+                    usage.half = usage.half.min(half);
+                }
             }
         }
     }

@@ -77,6 +77,8 @@ pub struct Truth {
     pub slowdowns: Vec<(Span, f64)>,
     /// From the end of a batch to the sinks' queues.
     pub tail: Nanos,
+    /// Times when the process stands still: all that is due meanwhile comes at once at the end. Ascending.
+    pub frozen: Vec<Span>,
 }
 
 /// What to simulate.
@@ -167,7 +169,8 @@ pub struct Outcomes {
     pub busy: f64,
     /// Decisions taken.
     pub decisions: u64,
-    /// Batches whose every estimate said that a member would be late when they were started; always 0 with a start test.
+    /// Frames that were started although what was expected of their batch and of the rest of their way said that they
+    /// would be late; always 0 with a start test.
     pub known_late: u64,
     /// When each stream's ceiling moved: time, stream, rung.
     pub climbs: Vec<(Nanos, usize, usize)>,
@@ -253,6 +256,8 @@ struct World<'s> {
     rng: fastrand::Rng,
     planner: Planner<Token>,
     flights: Vec<Flight>,
+    /// When frames left the sites before their last one: branch, site, time. By place among the flights.
+    trails: Vec<Vec<(u16, usize, Nanos)>>,
     free: Vec<u32>,
     events: BinaryHeap<Reverse<(Nanos, Event)>>,
     next: Vec<(u64, Nanos)>,
@@ -270,9 +275,12 @@ struct World<'s> {
 /// Runs a scenario. The same scenario gives the same outcomes, to the last bit.
 pub fn run(scenario: &Scenario) -> Outcomes {
     let mut world = World::new(scenario);
-    while let Some(Reverse((now, event))) = world.events.pop() {
+    let frozen = &scenario.truth.frozen;
+    let awake = |at: Nanos| frozen.iter().find(|s| s.holds(at)).map_or(at, |s| s.to);
+    while let Some(Reverse((at, event))) = world.events.pop() {
+        let now = awake(at);
         world.happens(now, event);
-        while world.events.peek().is_some_and(|Reverse((t, _))| *t == now) {
+        while world.events.peek().is_some_and(|Reverse((t, _))| awake(*t) == now) {
             if let Some(Reverse((_, event))) = world.events.pop() {
                 world.happens(now, event);
             }
@@ -314,6 +322,7 @@ impl<'s> World<'s> {
             rng,
             planner,
             flights: Vec::new(),
+            trails: Vec::new(),
             free: Vec::new(),
             events,
             next,
@@ -413,6 +422,9 @@ impl<'s> World<'s> {
             return;
         }
         let f = *f;
+        if let Some(trail) = self.trails.get_mut(at as usize) {
+            trail.clear();
+        }
         let tally = &mut self.out.streams[f.feed as usize];
         match f.outcome {
             Some(Outcome::Shed(reason)) => tally.shed[reason as usize] += 1,
@@ -449,7 +461,8 @@ impl<'s> World<'s> {
         let (site, variant, started) = (slot.site, slot.variant, slot.started);
         let tokens = std::mem::take(&mut slot.tokens);
         self.busy += now - started;
-        self.planner.ran(site, variant, tokens.len().max(1), started, now - started);
+        let places = self.scenario.sites[site].variants[variant].warmed(tokens.len().max(1));
+        self.planner.ran(site, variant, places, started, now - started);
         for &token in &tokens {
             let f = &mut self.flights[token.0 as usize];
             f.inferred = true;
@@ -465,6 +478,10 @@ impl<'s> World<'s> {
     fn goes_on(&mut self, now: Nanos, (at, branch, step): Token, site: usize) {
         let feed = &self.scenario.feeds[self.flights[at as usize].feed as usize];
         if usize::from(step) + 1 < feed.branches[usize::from(branch)].len() {
+            if self.trails.len() <= at as usize {
+                self.trails.resize(at as usize + 1, Vec::new());
+            }
+            self.trails[at as usize].push((branch, site, now));
             self.events.push(Reverse((now, Event::Ready(at, branch, step + 1))));
         } else {
             let event = Event::Delivered(at, branch, site, now);
@@ -476,10 +493,10 @@ impl<'s> World<'s> {
         let f = &mut self.flights[at as usize];
         f.delivered = f.delivered.max(now);
         let (feed, late) = (f.feed, f.deadline.map_or(0, |d| now.saturating_sub(d)));
-        if f.inferred {
-            // Sites before the last one on the branch see a longer tail; the last one's is what is told.
-            let _ = branch;
-            self.planner.delivered(site, feed, now, now - left, late);
+        self.planner.delivered(site, feed, now, now - left, late);
+        let trail = self.trails.get(at as usize).into_iter().flatten();
+        for &(_, site, left) in trail.filter(|(b, _, _)| *b == branch) {
+            self.planner.came_through(site, now, now - left);
         }
         self.close(at);
     }
@@ -492,14 +509,14 @@ impl<'s> World<'s> {
         }
         let Some(index) = self.slots.iter().position(|s| !s.busy) else { return };
         let Some(batch) = self.prepared.take() else { return };
-        let n = batch.tokens.len().max(1);
         let v = &self.scenario.sites[batch.site].variants[batch.variant];
-        let model = v.cost.alpha() as f64 + v.cost.beta() as f64 * v.warmed(n) as f64;
+        let places = v.warmed(batch.tokens.len().max(1));
+        let model = v.cost.alpha() as f64 + v.cost.beta() as f64 * places as f64;
         let span = self.really(now, model);
         let slot = &mut self.slots[index];
         (slot.busy, slot.site, slot.variant, slot.started) = (true, batch.site, batch.variant, now);
         slot.ends = now + span;
-        slot.expected = now + self.planner.expected(batch.site, batch.variant, n);
+        slot.expected = now + self.planner.expected(batch.site, batch.variant, places);
         let counts = &mut self.out.batches[batch.site];
         counts.0 += u64::from(!batch.tokens.is_empty());
         counts.1 += batch.tokens.len() as u64;
@@ -559,12 +576,14 @@ impl<'s> World<'s> {
                 let each = self.scenario.sites[site].variants[variant].cost.prepare.mean();
                 let span = each * plan.run.len() as Nanos;
                 let tokens: Vec<Token> = plan.run.iter().map(|c| c.item).collect();
+                let places = self.scenario.sites[site].variants[variant].warmed(tokens.len().max(1));
+                let tail = self.planner.sites()[site].tail.mean();
+                let expected = now.max(free_at) + span + self.planner.expected(site, variant, places) + tail;
                 for chosen in plan.run.drain(..) {
                     self.choose(&chosen);
                     let f = &mut self.flights[chosen.item.0 as usize];
                     f.prepare += span;
-                    let start = now.max(free_at) + self.planner.expected(site, variant, 1);
-                    self.out.known_late += u64::from(f.deadline.is_some_and(|d| start > d));
+                    self.out.known_late += u64::from(f.deadline.is_some_and(|d| expected > d));
                     if each > 0 {
                         self.planner.prepared(site, variant, each);
                     }
@@ -578,6 +597,10 @@ impl<'s> World<'s> {
             if go.is_none() {
                 break;
             }
+        }
+        // A planner that is never asked takes its process for frozen, and dispatchers ask several times a second.
+        if self.events.peek().is_some_and(|Reverse((at, _))| *at > now + SECOND / 2) {
+            self.wake(now + SECOND / 2);
         }
         // While something is shed, nothing else may happen for a long time, and a probe is due.
         if self.events.is_empty() && self.planner.waiting() > 0 {
