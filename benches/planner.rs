@@ -35,7 +35,7 @@ impl World {
         let mut planner = Planner::new(vec![site(streams as f64 / load)], 1);
         for stream in 0..streams as u32 {
             let deadline = Some(33 * MILLI);
-            planner.open(Lane { stream, site: 0, priority: 0, deadline, by_count: false, capacity: 4 });
+            planner.open(Lane { stream, site: 0, priority: 0, deadline, by_count: false, capacity: 4, entry: true });
         }
         let mut world = Self { planner, plan: Plan::default(), streams, captured: 0, now: SECOND };
         (0..2000).for_each(|_| world.decide());

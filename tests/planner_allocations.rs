@@ -74,7 +74,7 @@ impl World {
         for stream in 0..STREAMS as u32 {
             for site in 0..2 {
                 let (priority, deadline) = (stream as i32 % 3, Some(33 * MILLI));
-                planner.open(Lane { stream, site, priority, deadline, by_count: false, capacity: 4 });
+                planner.open(Lane { stream, site, priority, deadline, by_count: false, capacity: 4, entry: site == 0 });
             }
         }
         Self { planner, plan: Plan::with_capacity(10 * STREAMS as usize), captured: 0, now: SECOND, done: [0; 3] }

@@ -5,7 +5,7 @@ use crate::frame::clock::{MILLI, SECOND};
 use crate::frame::{Nanos, ShedReason};
 
 fn lane(stream: u32) -> Lane {
-    Lane { stream, site: 0, priority: 0, deadline: Some(33 * MILLI), by_count: false, capacity: 8 }
+    Lane { stream, site: 0, priority: 0, deadline: Some(33 * MILLI), by_count: false, capacity: 8, entry: true }
 }
 
 /// A planner of one stage for four streams.

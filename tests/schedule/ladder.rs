@@ -75,7 +75,7 @@ fn a_slowdown_by_two_is_ridden_out_on_a_lower_rung() {
                 back as f64 / 1e9 - 20.0,
                 lost(&out)
             );
-            assert!(first >= 10 * SECONDS && first < 11 * SECONDS, "{name} {seed}: down at {first}");
+            assert!((10 * SECONDS..11 * SECONDS).contains(&first), "{name} {seed}: down at {first}");
             assert!(out.late_at.iter().all(|&t| t < 10 * SECONDS + SECONDS / 2), "{name} {seed}: {:?}", out.late_at);
             assert!(rungs_at(&out, 25 * SECONDS).iter().all(|&r| r == 0), "{name} {seed}: {:?}", out.climbs);
             assert!(moves(&out).iter().all(|m| m.0 < 3 && m.1 < 3), "{name} {seed}: {:?}", moves(&out));
