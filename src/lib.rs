@@ -22,7 +22,7 @@
 //! # A frame's way
 //!
 //! ```text
-//!  source threads        per device stage                                     per stage     per sink
+//! source threads       per device       per slot       per stage          per stage        per sink
 //! ┌───────────┐ ring  ┌────────────┐   ┌──────────┐   ┌──────────┐  ring  ┌────────┐ queue ┌──────┐
 //! │ GStreamer ├─────▶ │ dispatcher ├──▶│ executor ├──▶│ finisher ├──────▶ │ worker ├─────▶ │ sink │
 //! │ appsink   │ one a │ plan,      │   │ (one a   │   │ decode   │        │ track, │       │      │
@@ -35,8 +35,9 @@
 //!    outcome, when its last holder lets go of it: conservation holds by construction.
 //! 2. The decoded frame enters a [`ring`]. A live ring that is full pushes its oldest frame out, an offline one makes
 //!    the source wait.
-//! 3. The dispatcher of the first device stage asks the [`schedule::Planner`], under the current time: run these frames
-//!    as a batch, shed those, or wait. A frame that could not be delivered before its deadline costs nothing.
+//! 3. The dispatcher of the device asks the [`schedule::Planner`], under the current time: run these frames as a batch of
+//!    this stage at this rung, let those pass, shed others, or wait. A frame that could not be delivered before its
+//!    deadline costs nothing. All stages on a device share its planner; what runs on the processor is one device.
 //! 4. Its pixels go from the decoder's planes to the batch's tensor in one fused pass ([`infer::preprocess`]), an
 //!    executor runs the model, the finisher turns outputs into annotations. The three overlap.
 //! 5. Plain stages annotate it, each on its own thread; where the graph branches, pixels are shared and annotations
@@ -48,7 +49,7 @@
 //!
 //! * [`frame`]: frames, pictures, annotations, records, the clock, the ledger. Knows nobody else.
 //! * [`ring`]: the bounded buffer between threads.
-//! * [`schedule`]: cost model and planner. Pure: no threads, no clocks, no I/O.
+//! * [`schedule`]: cost model, planner, ladder, admission, and a simulation of them. Pure: no threads, no clocks, no I/O.
 //! * [`source`], [`stage`], [`sink`]: components, each kind with its configuration beside it and one line in a registry.
 //! * [`infer`]: the fused pixel pass, ONNX Runtime sessions, model cards, output decoders.
 //! * [`config`]: the pipeline file: types, parsing, every error at once with its line.
