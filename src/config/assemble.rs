@@ -10,7 +10,10 @@ use super::schema::{
     ThreadsTable,
 };
 use super::section::{Known, Section};
-use super::{DEFAULT_DEADLINE, DEFAULT_FPS, DEFAULT_LISTEN, Pipeline, SinkEntry, SourceEntry, StageEntry, advice};
+use super::{
+    DEFAULT_DEADLINE, DEFAULT_FPS, DEFAULT_LISTEN, LoadTable, Pipeline, SinkEntry, SourceEntry, StageEntry, advice,
+    cost,
+};
 use crate::sink::SinkConfig;
 use crate::source::{Context, SourceConfig};
 use crate::stage::{BuildContext, StageConfig};
@@ -67,6 +70,7 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
     let mut take = |key: &str| root.remove_entry(key);
     let (pipeline, http, threads) = (take("pipeline"), take("http"), take("threads"));
     let (source, stage, sink, rung) = (take("source"), take("stage"), take("sink"), take("rung"));
+    let (cost, simulate) = (take("cost"), take("simulate"));
     for (key, value) in ordered(root) {
         unknown_top_level(&key, &value, findings);
     }
@@ -105,6 +109,17 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
     let unreadable: Vec<&str> =
         stages.iter().map(|s| &*s.node.id).filter(|id| !bases.iter().any(|b| *b.id == **id)).collect();
     let (rungs, ladders) = rungs::read(rung.map(|(_, value)| value), &bases, &unreadable, findings);
+    let names = cost::Names {
+        stages: stages.iter().map(|s| &*s.node.id).collect(),
+        sources: source_ids.iter().map(|(id, _)| &**id).collect(),
+        rungs: rungs.iter().map(|r| &*r.name).collect(),
+    };
+    let costs = cost::read(cost.map(|(_, value)| value), &names, findings);
+    let simulate = simulate.and_then(|(name, value)| Section::new("simulate".into(), &name, value, findings));
+    let load = simulate.as_ref().and_then(|s| s.read(&Known::default(), findings, LoadTable::deserialize));
+    if let (Some(section), Some(load)) = (&simulate, &load) {
+        load.check(section, findings);
+    }
 
     // Where text was lost, what is missing in the graph may only have been lost with it.
     if findings.any_syntax() {
@@ -168,6 +183,8 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
             })
             .collect(),
         rungs,
+        costs,
+        load: load.unwrap_or_default(),
     })
 }
 

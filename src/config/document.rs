@@ -14,7 +14,10 @@ pub(super) type Key<'i> = Spanned<DeString<'i>>;
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 
 /// Top-level tables of a pipeline file.
-pub(super) const TABLES: [&str; 7] = ["pipeline", "http", "threads", "source", "stage", "sink", "rung"];
+pub(super) const TABLES: [&str; 9] =
+    ["pipeline", "http", "threads", "source", "stage", "sink", "rung", "cost", "simulate"];
+/// Top-level lists of tables.
+const LISTS: [&str; 2] = ["rung", "cost"];
 
 /// Reads the text as far as it is TOML; every syntax error becomes a finding.
 pub(super) fn parse<'i>(text: &'i str, findings: &mut Findings<'_>) -> DeTable<'i> {
@@ -165,12 +168,15 @@ pub(super) fn set<'i>(table: &mut DeTable<'i>, flag: &'i str, start: usize, find
         let name = *step.get_ref();
         if !known.contains(&name) {
             // Tables that hold settings may be left out of the file; a source, stage or sink must be there.
-            let may_begin =
-                if depth == 0 { name != "rung" && TABLES.contains(&name) } else { depth >= 2 || is_settings(&done) };
+            let may_begin = if depth == 0 {
+                !LISTS.contains(&name) && TABLES.contains(&name)
+            } else {
+                depth >= 2 || is_settings(&done)
+            };
             if !may_begin {
                 let candidates: Vec<&str> = if depth == 0 { TABLES.to_vec() } else { known };
                 let there = if done.is_empty() { "in the file".to_owned() } else { format!("in `{done}`") };
-                let help = if name == "rung" { None } else { suggest(name, &candidates, "there is") };
+                let help = if LISTS.contains(&name) { None } else { suggest(name, &candidates, "there is") };
                 findings
                     .error(Place::new(step.span(), path), format!("--set {path}: no `{name}` {there}"))
                     .help_if(help);
@@ -182,6 +188,12 @@ pub(super) fn set<'i>(table: &mut DeTable<'i>, flag: &'i str, start: usize, find
         let next = target.get_mut(name).map(Spanned::get_mut);
         target = match next {
             Some(DeValue::Table(inner)) => inner,
+            Some(DeValue::Array(_)) if depth == 0 && name == "cost" => {
+                findings
+                    .error(Place::new(step.span(), path), format!("--set {path}: costs have no names"))
+                    .help("give costs to `framegate simulate` with --cost STAGE=ALPHA+BETA");
+                return;
+            }
             Some(DeValue::Array(items)) if depth == 0 => {
                 match rung_named(items, steps.get(depth + 1).map(|s| *s.get_ref())) {
                     Some(inner) if depth + 2 < steps.len() => {
@@ -220,7 +232,7 @@ pub(super) fn set<'i>(table: &mut DeTable<'i>, flag: &'i str, start: usize, find
 
 /// Whether a top-level table holds settings, not named tables.
 fn is_settings(table: &str) -> bool {
-    matches!(table, "pipeline" | "http" | "threads")
+    matches!(table, "pipeline" | "http" | "threads" | "simulate")
 }
 
 fn owned_key<'i>(step: &Spanned<&'i str>) -> Key<'i> {

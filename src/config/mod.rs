@@ -5,11 +5,13 @@
 //!
 //! 1. `document`: TOML text to a tree with places; environment variables and `--set` flags are applied to it.
 //! 2. `assemble`: the tree's tables to types (`section` finds every error of a table, `schema` has the types).
-//! 3. `graph` and `rungs`: who takes frames from whom; the quality levels. `advice`: warnings.
+//! 3. `graph` and `rungs`: who takes frames from whom; the quality levels. `cost`: what simulations are told. `advice`:
+//!    warnings.
 //! 4. `findings` to `diagnostics`: lines, columns, carets; `secrets` never show.
 
 mod advice;
 mod assemble;
+mod cost;
 mod describe;
 mod diagnostics;
 mod document;
@@ -20,6 +22,7 @@ mod schema;
 mod secrets;
 mod section;
 
+pub use cost::{Costs, DecodeCost, Gap, Lasts, LoadTable, OutlierTable, SlowTable, Spans, StageCost, Time};
 pub use diagnostics::{Diagnostic, Diagnostics, Style};
 pub use schema::json_schema;
 pub use secrets::{is_secret_name, redact};
@@ -77,6 +80,10 @@ pub struct Pipeline {
     pub sinks: Vec<SinkEntry>,
     /// Its rungs, best first; at least one.
     pub rungs: Vec<Rung>,
+    /// What its stages and decoders were measured to cost; for simulations.
+    pub costs: Costs,
+    /// The load of simulations.
+    pub load: LoadTable,
 }
 
 /// What to do with streams beyond the machine's capacity.

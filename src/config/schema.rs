@@ -3,7 +3,8 @@
 //! Components' keys are their own types; here are the tables that belong to the file, and the keys that all stages or
 //! all sinks share.
 
-use super::Admission;
+use super::cost::CostTable;
+use super::{Admission, LoadTable};
 use crate::schedule::Policy;
 use crate::source::SourceConfig;
 use crate::{sink, stage};
@@ -214,6 +215,7 @@ pub fn json_schema() -> Value {
     let pipeline = g.subschema_for::<PipelineTable>();
     let http = g.subschema_for::<HttpTable>();
     let threads = g.subschema_for::<ThreadsTable>();
+    let (cost, simulate) = (g.subschema_for::<CostTable>(), g.subschema_for::<LoadTable>());
     let source = with_common::<SourceCommon>(&mut g, |g| g.subschema_for::<SourceConfig>(), None);
     let stages: Vec<Value> = stage::KINDS
         .iter()
@@ -226,7 +228,7 @@ pub fn json_schema() -> Value {
     let id = json!({ "pattern": "^[A-Za-z0-9_-]{1,64}$" });
     let mut definitions = g.take_definitions(true);
     // Only the merged objects are of use; the bare ones would confuse a reader.
-    drop_unused(&mut definitions, &[&json!([pipeline, http, threads, source, stages, sinks])]);
+    drop_unused(&mut definitions, &[&json!([pipeline, http, threads, source, stages, sinks, cost, simulate])]);
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "framegate pipeline",
@@ -259,6 +261,11 @@ pub fn json_schema() -> Value {
                     },
                 },
             },
+            "cost": {
+                "description": "What stages and decoders cost on this machine, for `framegate simulate`.", "type": "array",
+                "items": cost,
+            },
+            "simulate": simulate,
         },
         "$defs": definitions,
     })

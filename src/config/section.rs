@@ -142,7 +142,8 @@ impl<'i> Section<'i> {
         }
         for key in missing {
             let place = Place::new(self.head.clone(), join(&self.key, key));
-            let header = if self.key == "rung" { "[[rung]]".to_owned() } else { format!("[{}]", self.key) };
+            let list = matches!(self.key.as_str(), "rung" | "cost");
+            let header = if list { format!("[[{}]]", self.key) } else { format!("[{}]", self.key) };
             findings
                 .error(place, format!("{header} lacks the key `{key}`"))
                 .help(format!("add a line `{key} = …` below it"));

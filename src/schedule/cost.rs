@@ -1,11 +1,15 @@
 //! How long work will take: a linear model of batches, corrected while running.
 
+use super::trace::bits;
 use crate::frame::Nanos;
+use serde::{Deserialize, Serialize};
 
 /// A running mean with its deviation: exponentially weighted, in nanoseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
+    #[serde(with = "bits")]
     mean: f64,
+    #[serde(with = "bits")]
     variance: f64,
     seen: u32,
 }
@@ -52,11 +56,14 @@ impl Estimate {
 
 /// What one way of running a stage costs: α + β·b for a batch of b, as calibrated on an otherwise idle device, and the
 /// preprocess of a frame.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
+    #[serde(with = "bits")]
     alpha: f64,
+    #[serde(with = "bits")]
     beta: f64,
     /// By how much this one is off when the device's slowdown is taken out; learnt slowly.
+    #[serde(with = "bits")]
     bias: f64,
     /// Pixels to tensor, one frame.
     pub prepare: Estimate,

@@ -3,7 +3,7 @@
 //!
 //! [`Planner`] decides for one device what to run next, at which rung, what to give up and how long to wait; [`Cost`] and
 //! [`Slowdown`] predict how long things take; the ladder sets each stream's ceiling; [`capacity`] says how many streams fit;
-//! [`sim`] runs all of it under virtual time.
+//! [`sim`] runs all of it under virtual time; [`trace`] writes down what a planner was told, and tells it again.
 
 pub mod admission;
 mod cost;
@@ -13,6 +13,7 @@ mod policy;
 pub mod sim;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 
 pub use admission::capacity;
 pub use cost::{Cost, Estimate, Slowdown};
@@ -20,6 +21,7 @@ pub use planner::Planner;
 pub use policy::Policy;
 
 use crate::frame::{Nanos, ShedReason};
+use serde::{Deserialize, Serialize};
 
 /// What the planner knows of a waiting frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +39,7 @@ pub struct Waiting {
 }
 
 /// What the planner knows of a stream in front of one stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lane {
     /// The stream's index.
     pub stream: u32,
@@ -56,7 +58,7 @@ pub struct Lane {
 }
 
 /// One way of running a stage: a model, an input size.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Variant {
     /// What it costs.
     pub cost: Cost,
@@ -82,7 +84,7 @@ impl Variant {
 }
 
 /// What a stage does at one rung.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RungPlan {
     /// The variant it runs; `None` where the stage is switched off.
     pub variant: Option<usize>,
@@ -91,7 +93,7 @@ pub struct RungPlan {
 }
 
 /// A stage on a device, as the planner knows it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Site {
     /// The ways of running it.
     pub variants: Vec<Variant>,
@@ -113,7 +115,8 @@ impl Site {
 }
 
 /// What to do until the next look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Next {
     /// Run what is in [`Plan::run`].
     Run {

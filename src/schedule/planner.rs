@@ -208,11 +208,8 @@ impl<T> Planner<T> {
 
     /// A batch's expected span.
     pub fn expected(&self, site: usize, variant: usize, b: usize) -> Nanos {
-        self.cost(site, variant).map_or(0, |c| self.slowdown.expected(c, b))
-    }
-
-    fn cost(&self, site: usize, variant: usize) -> Option<&Cost> {
-        self.sites.get(site).and_then(|s| s.variants.get(variant)).map(|v| &v.cost)
+        let variant = self.sites.get(site).and_then(|s| s.variants.get(variant));
+        variant.map_or(0, |v| self.slowdown.expected(&v.cost, v.warmed(b)))
     }
 
     /// A batch of `places` of this variant, started at `started`, took `span`.
@@ -222,7 +219,9 @@ impl<T> Planner<T> {
             return;
         }
         if let Some(v) = self.sites.get_mut(site).and_then(|s| s.variants.get_mut(variant)) {
-            self.slowdown.observe(&mut v.cost, places, span);
+            // A batch costs what its warmed size costs, however many of its places are filled.
+            let size = v.warmed(places);
+            self.slowdown.observe(&mut v.cost, size, span);
             if self.lanes.iter().any(|l| l.infeasible) {
                 self.judge();
             }

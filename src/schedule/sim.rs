@@ -6,6 +6,7 @@ use crate::frame::clock::{MILLI, SECOND};
 use crate::frame::{Nanos, Outcome, ShedReason};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 /// One stream's frames and what they pass.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,8 +17,12 @@ pub struct Feed {
     pub phase: Option<Nanos>,
     /// Captures are late by up to this, evenly spread.
     pub jitter: Nanos,
+    /// So many frames arrive together, with the last of them; at least 1.
+    pub burst: u32,
     /// From captured to ready for the first stage: arrival and decoding.
     pub decode: Nanos,
+    /// Its deviation, as a share of it.
+    pub decode_spread: f64,
     /// Captured to deadline.
     pub deadline: Option<Nanos>,
     /// Larger is more important.
@@ -26,6 +31,11 @@ pub struct Feed {
     pub capacity: usize,
     /// Times when nothing arrives; what was captured meanwhile comes in one burst at the end. Ascending.
     pub pauses: Vec<Span>,
+    /// Times when the stream is gone: its frames are never captured.
+    pub stalls: Vec<Span>,
+    /// What arrives, where that has been recorded: when frames were captured and when they were ready, ascending. Takes
+    /// the place of all that is said about arrivals above.
+    pub recorded: Option<Arc<[(Nanos, Nanos)]>>,
     /// When the stream is there. Frames outside are never captured.
     pub present: Span,
     /// The stages it passes, one list of sites for each branch.
@@ -40,11 +50,15 @@ impl Feed {
             period,
             phase: None,
             jitter: 0,
+            burst: 1,
             decode: 0,
+            decode_spread: 0.0,
             deadline: Some(deadline),
             priority: 0,
             capacity: (deadline / period.max(1)) as usize + 3,
             pauses: Vec::new(),
+            stalls: Vec::new(),
+            recorded: None,
             present: Span { from: 0, to: Nanos::MAX },
             branches: vec![vec![0]],
         }
@@ -79,6 +93,10 @@ pub struct Truth {
     pub tail: Nanos,
     /// Times when the process stands still: all that is due meanwhile comes at once at the end. Ascending.
     pub frozen: Vec<Span>,
+    /// How many times as long as by the model recorded batches took, by site: when they started, and the factor,
+    /// ascending. A batch takes as many times as long as the one recorded last before it; nothing else above then
+    /// applies.
+    pub recorded: Vec<Vec<(Nanos, f64)>>,
 }
 
 /// What to simulate.
@@ -147,7 +165,8 @@ pub struct Tally {
     pub moves: (u64, u64),
     /// Latencies of delivered frames behind the warm-up, nanoseconds, in the order of delivery.
     pub latencies: Vec<Nanos>,
-    /// Sums over the delivered frames behind the warm-up: decode, prepare, execute, tail, nanoseconds.
+    /// Sums over the delivered frames behind the warm-up: decode, prepare, execute, tail, nanoseconds. What else they
+    /// spent was waiting.
     pub parts: [f64; 4],
 }
 
@@ -165,6 +184,10 @@ pub struct Outcomes {
     pub streams: Vec<Tally>,
     /// Batches run, and the frames in them, by site.
     pub batches: Vec<(u64, u64)>,
+    /// How long batches took, by site, in the order in which they ended.
+    pub spans: Vec<Vec<Nanos>>,
+    /// How long frames waited for each site: from ready to the start of their batch, without their preprocess.
+    pub waits: Vec<Vec<Nanos>>,
     /// Share of the time that slots were busy.
     pub busy: f64,
     /// Decisions taken.
@@ -204,6 +227,9 @@ struct Flight {
     captured: Nanos,
     deadline: Option<Nanos>,
     decode: Nanos,
+    /// When it came to the site where it is, and what its preprocess there took.
+    ready: Nanos,
+    preparing: Nanos,
     prepare: Nanos,
     execute: Nanos,
     /// Branches that have not ended yet.
@@ -260,7 +286,10 @@ struct World<'s> {
     trails: Vec<Vec<(u16, usize, Nanos)>>,
     free: Vec<u32>,
     events: BinaryHeap<Reverse<(Nanos, Event)>>,
+    /// The next frame's number and nominal time, by stream.
     next: Vec<(u64, Nanos)>,
+    /// When each stream's last frame was ready: decoding keeps the order.
+    decoded: Vec<Nanos>,
     slots: Vec<Slot>,
     prepared: Option<Prepared>,
     /// The dispatcher prepares one batch after the other.
@@ -314,8 +343,11 @@ impl<'s> World<'s> {
             planner.admit(i as u32, !scenario.refused.contains(&i));
             let phase = feed.phase.unwrap_or_else(|| rng.u64(0..feed.period.max(1)));
             next.push((0, phase));
-            let first = arrival(feed, phase, &mut rng);
-            events.push(Reverse((first, Event::Captured(i))));
+            let first = match &feed.recorded {
+                Some(recorded) => recorded.first().map(|r| r.0),
+                None => Some(arrival(feed, 0, phase, &mut rng)),
+            };
+            events.extend(first.map(|at| Reverse((at, Event::Captured(i)))));
         }
         let slot = || Slot { busy: false, site: 0, variant: 0, started: 0, ends: 0, expected: 0, tokens: Vec::new() };
         Self {
@@ -326,6 +358,7 @@ impl<'s> World<'s> {
             free: Vec::new(),
             events,
             next,
+            decoded: vec![0; scenario.feeds.len()],
             slots: (0..scenario.slots.max(1)).map(|_| slot()).collect(),
             prepared: None,
             dispatcher_free: 0,
@@ -334,6 +367,8 @@ impl<'s> World<'s> {
             out: Outcomes {
                 streams: vec![Tally::default(); scenario.feeds.len()],
                 batches: vec![(0, 0); scenario.sites.len()],
+                spans: vec![Vec::new(); scenario.sites.len()],
+                waits: vec![Vec::new(); scenario.sites.len()],
                 ..Outcomes::default()
             },
             ceilings: vec![scenario.rung; scenario.feeds.len()],
@@ -355,13 +390,25 @@ impl<'s> World<'s> {
     fn captured(&mut self, now: Nanos, index: usize) {
         let feed = &self.scenario.feeds[index];
         let (seq, nominal) = self.next[index];
-        if feed.present.holds(nominal) {
+        let there = match &feed.recorded {
+            Some(_) => true,
+            None => feed.present.holds(nominal) && !feed.stalls.iter().any(|s| s.holds(nominal)),
+        };
+        if there {
+            let ready = match &feed.recorded {
+                Some(recorded) => recorded.get(seq as usize).map_or(now, |r| r.1),
+                None => now + spread(feed.decode as f64, feed.decode_spread, &mut self.rng) as Nanos,
+            };
+            let ready = ready.max(self.decoded[index]);
+            self.decoded[index] = ready;
             let flight = Flight {
                 feed: index as u32,
                 seq,
                 captured: now,
                 deadline: feed.deadline.map(|d| now + d),
-                decode: feed.decode,
+                decode: ready - now,
+                ready,
+                preparing: 0,
                 prepare: 0,
                 execute: 0,
                 open: feed.branches.len() as u32,
@@ -383,13 +430,20 @@ impl<'s> World<'s> {
             };
             self.out.streams[index].captured += 1;
             for branch in 0..feed.branches.len() as u16 {
-                self.events.push(Reverse((now + feed.decode, Event::Ready(at, branch, 0))));
+                self.events.push(Reverse((ready, Event::Ready(at, branch, 0))));
             }
+        }
+        let seq = seq + u64::from(there);
+        if let Some(recorded) = &feed.recorded {
+            self.next[index] = (seq, nominal);
+            let at = recorded.get(seq as usize).map(|r| Reverse((r.0.max(now), Event::Captured(index))));
+            self.events.extend(at);
+            return;
         }
         let following = nominal + feed.period;
         if following < self.scenario.length.min(feed.present.to) {
-            self.next[index] = (seq + u64::from(feed.present.holds(nominal)), following);
-            let at = arrival(feed, following, &mut self.rng).max(now);
+            self.next[index] = (seq, following);
+            let at = arrival(feed, seq, following, &mut self.rng).max(now);
             self.events.push(Reverse((at, Event::Captured(index))));
         }
     }
@@ -402,6 +456,7 @@ impl<'s> World<'s> {
             return;
         }
         let site = self.scenario.feeds[f.feed as usize].branches[usize::from(token.1)][usize::from(token.2)];
+        self.flights[token.0 as usize].ready = now;
         let rung = if token.2 == 0 { None } else { f.rung };
         let waiting = Waiting { seq: f.seq, captured: f.captured, ready: now, deadline: f.deadline, rung };
         if let Some(out) = self.planner.arrive(f.feed, site, now, waiting, token) {
@@ -462,6 +517,7 @@ impl<'s> World<'s> {
         let tokens = std::mem::take(&mut slot.tokens);
         self.busy += now - started;
         let places = self.scenario.sites[site].variants[variant].warmed(tokens.len().max(1));
+        self.out.spans[site].push(now - started);
         self.planner.ran(site, variant, places, started, now - started);
         for &token in &tokens {
             let f = &mut self.flights[token.0 as usize];
@@ -512,7 +568,11 @@ impl<'s> World<'s> {
         let v = &self.scenario.sites[batch.site].variants[batch.variant];
         let places = v.warmed(batch.tokens.len().max(1));
         let model = v.cost.alpha() as f64 + v.cost.beta() as f64 * places as f64;
-        let span = self.really(now, model);
+        let span = self.really(now, batch.site, model);
+        for &(at, _, _) in &batch.tokens {
+            let f = &self.flights[at as usize];
+            self.out.waits[batch.site].push(now.saturating_sub(f.ready + f.preparing));
+        }
         let slot = &mut self.slots[index];
         (slot.busy, slot.site, slot.variant, slot.started) = (true, batch.site, batch.variant, now);
         slot.ends = now + span;
@@ -525,20 +585,19 @@ impl<'s> World<'s> {
     }
 
     /// What a batch that starts now really takes.
-    fn really(&mut self, now: Nanos, model: f64) -> Nanos {
+    fn really(&mut self, now: Nanos, site: usize, model: f64) -> Nanos {
         let truth = &self.scenario.truth;
+        if let Some(recorded) = truth.recorded.get(site).filter(|r| !r.is_empty()) {
+            let before = recorded.partition_point(|r| r.0 <= now);
+            return (model * recorded[before.saturating_sub(1)].1).max(1.0) as Nanos;
+        }
         let mut span = model;
         for (when, factor) in &truth.slowdowns {
             if when.holds(now) {
                 span *= factor;
             }
         }
-        if truth.spread > 0.0 {
-            // Box and Muller, 1958. Without the correction the mean would lie above the model's.
-            let (u, v) = (1.0 - self.rng.f64(), self.rng.f64());
-            let normal = (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos();
-            span *= (truth.spread * normal - truth.spread.powi(2) / 2.0).exp();
-        }
+        span = spread(span, truth.spread, &mut self.rng);
         if truth.outliers.0 > 0.0 && self.rng.f64() < truth.outliers.0 {
             span += truth.outliers.1 as f64;
         }
@@ -584,6 +643,7 @@ impl<'s> World<'s> {
                     let f = &mut self.flights[chosen.item.0 as usize];
                     f.prepare += span;
                     self.out.known_late += u64::from(f.deadline.is_some_and(|d| expected > d));
+                    f.preparing = span;
                     if each > 0 {
                         self.planner.prepared(site, variant, each);
                     }
@@ -643,8 +703,22 @@ impl<'s> World<'s> {
     }
 }
 
-/// When a frame that is due at `nominal` arrives.
-fn arrival(feed: &Feed, nominal: Nanos, rng: &mut fastrand::Rng) -> Nanos {
-    let at = nominal + if feed.jitter > 0 { rng.u64(0..=feed.jitter) } else { 0 };
+/// A span around `mean`, log-normally spread by this share of it.
+fn spread(mean: f64, share: f64, rng: &mut fastrand::Rng) -> f64 {
+    if share <= 0.0 {
+        return mean;
+    }
+    // Box and Muller, 1958. Without the correction the mean would lie above the model's.
+    let (u, v) = (1.0 - rng.f64(), rng.f64());
+    let normal = (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos();
+    mean * (share * normal - share.powi(2) / 2.0).exp()
+}
+
+/// When the frame of number `seq` that is due at `nominal` arrives.
+fn arrival(feed: &Feed, seq: u64, nominal: Nanos, rng: &mut fastrand::Rng) -> Nanos {
+    let late = if feed.jitter > 0 { rng.u64(0..=feed.jitter) } else { 0 };
+    let burst = u64::from(feed.burst.max(1));
+    // With the last frame of its burst.
+    let at = nominal + late + (burst - 1 - seq % burst) * feed.period;
     feed.pauses.iter().find(|p| p.holds(at)).map_or(at, |p| p.to)
 }
