@@ -36,8 +36,11 @@ fn serves(sites: &[Site], slots: usize, feed: &Feed, rung: usize, n: usize) -> b
     }
     let mut scenario = Scenario::new(vec![feed.clone(); n], sites, 2 * SECOND, n as u64);
     scenario.slots = slots;
-    scenario.warmup = 0;
-    sim::run(&scenario).on_time_share() >= 1.0 - MISSES
+    // At first every stream wants its first frame inferred at once, whatever its rung leaves out later.
+    scenario.warmup = SECOND / 2;
+    let outcomes = sim::run(&scenario);
+    let sum = |count: fn(&sim::Tally) -> u64| outcomes.streams.iter().map(count).sum::<u64>();
+    sum(|t| t.settled.1) as f64 >= (1.0 - MISSES) * sum(|t| t.settled.0) as f64
 }
 
 /// The closed formula beside it: N = b·T/C(b), with the largest batch b up to b\*; a sanity check, since it knows
@@ -78,6 +81,16 @@ mod tests {
         assert!((n - 20.8).abs() < 0.1, "{n}");
         let simulated = capacity(&[site], 1, &feed, 0);
         assert!((19..=21).contains(&simulated), "{simulated}");
+    }
+
+    #[test]
+    fn the_fewer_frames_are_inferred_the_more_streams_fit() {
+        let mut site = Site::plain(Cost::of(0, 9 * MILLI), vec![1]);
+        let every = |every| crate::schedule::RungPlan { variant: Some(0), every };
+        site.rungs = (1..=6).map(every).collect();
+        let feed = Feed::steady(30.0, 33 * MILLI);
+        let fit: Vec<usize> = (0..6).map(|rung| capacity(std::slice::from_ref(&site), 1, &feed, rung)).collect();
+        assert!(fit.windows(2).all(|w| w[0] < w[1]), "{fit:?}");
     }
 
     #[test]

@@ -159,6 +159,8 @@ pub struct Tally {
     pub inferred: u64,
     /// Saved by a rung below their ceiling.
     pub rescued: u64,
+    /// Of the frames captured behind the warm-up: how many there were, and how many were on time.
+    pub settled: (u64, u64),
     /// Delivered, by rung.
     pub rungs: Vec<u64>,
     /// Moves of the ceiling, down and up.
@@ -428,7 +430,9 @@ impl<'s> World<'s> {
                     self.flights.len() as u32 - 1
                 }
             };
-            self.out.streams[index].captured += 1;
+            let tally = &mut self.out.streams[index];
+            tally.captured += 1;
+            tally.settled.0 += u64::from(now >= self.scenario.warmup);
             for branch in 0..feed.branches.len() as u16 {
                 self.events.push(Reverse((ready, Event::Ready(at, branch, 0))));
             }
@@ -490,6 +494,7 @@ impl<'s> World<'s> {
                     self.out.late_at.push(f.captured);
                 } else {
                     tally.on_time += 1;
+                    tally.settled.1 += u64::from(f.captured >= self.scenario.warmup);
                 }
                 tally.inferred += u64::from(f.inferred);
                 tally.rescued += u64::from(f.rescued);
