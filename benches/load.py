@@ -39,10 +39,16 @@ def pipeline(args, streams: int, fps: float, policy: str, ladder: bool) -> str:
     return text
 
 
+def environment(log: str) -> dict:
+    """Runs are started in a folder of their own, where the library beside the checkout would not be found."""
+    library = ROOT / ".runtime/onnxruntime/libonnxruntime.so"
+    found = {"ORT_DYLIB_PATH": str(library)} if library.exists() else {}
+    return {"RUST_LOG": log, **found, **os.environ}
+
+
 def framegate(command: str, file: Path, report: Path, *more: str) -> dict:
     call = [PROGRAM, command, file, *more, "--report", report]
-    environment = {**os.environ, "RUST_LOG": os.environ.get("RUST_LOG", "warn")}
-    subprocess.run(call, cwd=file.parent, env=environment, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(call, cwd=file.parent, env=environment("warn"), stdout=subprocess.DEVNULL, check=True)
     return json.loads(report.read_text())
 
 

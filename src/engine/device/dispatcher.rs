@@ -429,6 +429,9 @@ impl Dispatcher {
     fn tell_rungs(&mut self) {
         let (planner, names) = (&self.planner, &self.rungs);
         self.state.watched.retain_mut(|w| {
+            if !planner.is_known(w.stream.index) {
+                return false;
+            }
             let (down, up) = planner.moves(w.stream.index);
             if down + up != w.moves {
                 w.moves = down + up;
@@ -437,7 +440,7 @@ impl Dispatcher {
                 tracing::info!(stream = &*w.stream.id, rung = name, "quality changed");
                 w.meter.rung(rung);
             }
-            planner.is_known(w.stream.index)
+            true
         });
     }
 
