@@ -5,7 +5,7 @@ use super::{Chosen, Lane, Next, Plan, Planner, Policy, Site, Waiting};
 use crate::frame::clock::{MILLI, SECOND};
 use crate::frame::{Nanos, Outcome, ShedReason};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 /// One stream's frames and what they pass.
@@ -294,6 +294,9 @@ struct World<'s> {
     decoded: Vec<Nanos>,
     slots: Vec<Slot>,
     prepared: Option<Prepared>,
+    /// What has left the planner and not its site, by feed and site, where frames can overtake each other: who is done
+    /// waits for those before it. Empty where none can.
+    under_way: Vec<VecDeque<(Token, bool)>>,
     /// The dispatcher prepares one batch after the other.
     dispatcher_free: Nanos,
     woken: Nanos,
@@ -351,6 +354,8 @@ impl<'s> World<'s> {
             };
             events.extend(first.map(|at| Reverse((at, Event::Captured(i)))));
         }
+        let carries = |s: &Site| s.rungs.iter().any(|r| r.variant.is_none() || r.every > 1);
+        let overtakes = scenario.slots > 1 || scenario.sites.iter().any(carries);
         let slot = || Slot { busy: false, site: 0, variant: 0, started: 0, ends: 0, expected: 0, tokens: Vec::new() };
         Self {
             rng,
@@ -363,6 +368,11 @@ impl<'s> World<'s> {
             decoded: vec![0; scenario.feeds.len()],
             slots: (0..scenario.slots.max(1)).map(|_| slot()).collect(),
             prepared: None,
+            under_way: if overtakes {
+                vec![VecDeque::new(); scenario.feeds.len() * scenario.sites.len()]
+            } else {
+                Vec::new()
+            },
             dispatcher_free: 0,
             woken: 0,
             plan: Plan::default(),
@@ -528,11 +538,27 @@ impl<'s> World<'s> {
             let f = &mut self.flights[token.0 as usize];
             f.inferred = true;
             f.execute += now - started;
-            self.goes_on(now, token, site);
+            self.done(now, token, site);
         }
         self.slots[index].tokens = tokens;
         self.slots[index].tokens.clear();
         self.start(now);
+    }
+
+    fn lane(&mut self, (at, _, _): Token, site: usize) -> Option<&mut VecDeque<(Token, bool)>> {
+        let feed = self.flights[at as usize].feed as usize;
+        self.under_way.get_mut(feed * self.scenario.sites.len() + site)
+    }
+
+    /// A frame is done at a site, and leaves it as soon as those before it have.
+    fn done(&mut self, now: Nanos, token: Token, site: usize) {
+        let Some(lane) = self.lane(token, site) else { return self.goes_on(now, token, site) };
+        if let Some(own) = lane.iter_mut().find(|(t, _)| *t == token) {
+            own.1 = true;
+        }
+        while let Some((token, _)) = self.lane(token, site).and_then(|l| l.pop_front_if(|(_, done)| *done)) {
+            self.goes_on(now, token, site);
+        }
     }
 
     /// A frame has left a site: on to the next one of its branch, or to the sinks.
@@ -623,9 +649,19 @@ impl<'s> World<'s> {
             for (token, reason) in plan.shed.drain(..) {
                 self.lose(token, Outcome::Shed(reason));
             }
+            if !self.under_way.is_empty() {
+                let run = plan.run.iter().filter_map(|c| match next {
+                    Next::Run { site, .. } => Some((site, c.item)),
+                    _ => None,
+                });
+                let of = |p: &(usize, Chosen<Token>)| (p.0, p.1.item);
+                for (site, item) in plan.pass.iter().map(of).chain(run).chain(plan.follow.iter().map(of)) {
+                    self.lane(item, site).into_iter().for_each(|l| l.push_back((item, false)));
+                }
+            }
             for (site, chosen) in plan.pass.drain(..).chain(plan.follow.drain(..)) {
                 self.choose(&chosen);
-                self.goes_on(now, chosen.item, site);
+                self.done(now, chosen.item, site);
             }
             let go = match next {
                 Next::Run { site, variant } => Some((site, variant)),
