@@ -161,6 +161,8 @@ pub(super) struct Device {
     waits: u32,
     since: Nanos,
     standing: bool,
+    /// Looks in a row that found it busy: a single batch that took long makes it look so for a moment.
+    crowded: u32,
 }
 
 impl Device {
@@ -230,11 +232,12 @@ pub(super) fn look<C: Climber>(now: Nanos, streams: &mut [C], rungs: usize, devi
 
 /// Lowers ceilings where there is trouble, until what is left fits. Whether any was lowered.
 fn fall<C: Climber>(now: Nanos, streams: &mut [C], lowest: usize, device: &mut Device) -> bool {
+    device.crowded = if device.busy() > BUSY { device.crowded + 1 } else { 0 };
     if streams.iter().any(|s| now < s.seen().changed_at + SETTLE && s.seen().raised_at.is_none() && s.seen().down > 0) {
         streams.iter_mut().for_each(|s| s.ladder().misses = 0.0);
         return false;
     }
-    let busy = device.busy() > BUSY;
+    let busy = device.crowded > 1;
     let standing = device.standing && busy;
     let in_trouble = |s: &C| s.climbs() && (standing || s.seen().misses > if busy { MISSES } else { MISSES_IDLE });
     if !streams.iter().any(in_trouble) {
