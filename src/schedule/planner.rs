@@ -28,6 +28,8 @@ struct LaneState<T> {
     period: Nanos,
     /// Frames that arrived since.
     counted: (u32, Nanos),
+    /// How long after its capture the last frame came here.
+    lag: Nanos,
     /// Number of the last frame that was inferred here.
     inferred: Option<u64>,
 }
@@ -109,6 +111,9 @@ pub struct Planner<T> {
     /// Until then misses say nothing either: what gathered meanwhile comes in one burst.
     calm_until: Nanos,
     last_run: Nanos,
+    /// The lane whose next frame is waited for, and until when; and when that may be done again.
+    patience: Option<(usize, Nanos)>,
+    patient_at: Nanos,
     shed_since_run: bool,
     next_by_count: usize,
     /// When the ladder last looked.
@@ -127,15 +132,19 @@ struct Way {
 }
 
 /// Above this share of misses the device counts as overloaded, until it falls below the second one.
-const OVERLOAD: (f64, f64) = (0.05, 0.02);
+const OVERLOAD: (f64, f64) = (0.02, 0.005);
 /// Weight of one frame in the share of misses.
 const MISS_GAIN: f64 = 0.02;
 /// After so long without a batch, while frames are shed, a probe is due.
 const PROBE_EVERY: Nanos = SECOND / 2;
 /// A stream that has been served so many frames fewer than another, lately, is worth waiting a moment for.
-const BEHIND: f64 = 1.0;
+const BEHIND: f64 = 0.5;
 /// The device waits no longer than this for a stream that has been served less.
 const HOLD: Nanos = 2 * MILLI;
+/// A stream that has been served so many times less than another is waited for until its next frame comes.
+const STARVES: f64 = 2.0;
+/// That is done once in so many of its frames.
+const PATIENCE: Nanos = 3;
 /// The learnt margin never exceeds this.
 const MARGIN_MAX: f64 = 8.0 * MILLI as f64;
 /// A late frame widens the margin by this, and by half of what it was late.
@@ -151,7 +160,7 @@ const CALM: Nanos = SECOND / 2;
 /// A thread takes about this long to wake up: the next batch is chosen at least so much ahead.
 const WAKE: Nanos = MILLI / 10;
 /// A stream that was served less than this share of what the others were, lately, is not passed over for a larger batch.
-const LAGS: f64 = 0.9;
+const LAGS: f64 = 0.91;
 /// A larger batch must give so many times the frames per second of a smaller one.
 const PAYS: f64 = 1.02;
 /// The same under overload, where every frame counts and latency no longer does.
@@ -181,6 +190,8 @@ impl<T> Planner<T> {
             thawed_at: 0,
             calm_until: 0,
             last_run: 0,
+            patience: None,
+            patient_at: 0,
             shed_since_run: false,
             next_by_count: 0,
             climbed_at: 0,
@@ -360,6 +371,7 @@ impl<T> Planner<T> {
             arrived: 0,
             period: 0,
             counted: (0, 0),
+            lag: 0,
             inferred: None,
             lane,
         });
@@ -417,7 +429,8 @@ impl<T> Planner<T> {
         self.wakes(now);
         let newest_goes = self.policy == Policy::DropNewest;
         let Some(lane) = self.lane_mut(stream, site) else { return Some(item) };
-        lane.arrives(now);
+        lane.arrives(waiting.ready);
+        lane.lag = waiting.ready.saturating_sub(waiting.captured);
         if newest_goes && lane.queue.len() >= lane.lane.capacity {
             return Some(item);
         }
@@ -452,8 +465,7 @@ impl<T> Planner<T> {
         self.decay(now);
         self.climb(now);
         let start = now.max(free_at);
-        self.shed(now, start, plan);
-        self.pass_on(&mut plan.pass);
+        self.clear_heads(now, start, plan);
         self.shed_since_run |= !plan.shed.is_empty();
         self.forget();
         let waiting = self.waiting();
@@ -486,6 +498,7 @@ impl<T> Planner<T> {
         let before = self.lanes.len();
         self.lanes.retain(|l| !(l.ended && l.queue.is_empty()));
         if self.lanes.len() < before {
+            self.patience = None;
             for (i, stream) in self.streams.iter_mut().enumerate() {
                 if !self.lanes.iter().any(|l| l.stream == i) {
                     (stream.index, stream.demand) = (GONE, Demand::default());
@@ -568,8 +581,9 @@ impl<T> Planner<T> {
         (plan.variant.is_none() || !(turn || overdue)).then_some(rung)
     }
 
-    /// Sheds what cannot be delivered in time even if it started next and alone, and what must not run at all.
-    fn shed(&mut self, now: Nanos, start: Nanos, plan: &mut Plan<T>) {
+    /// Sheds what cannot be delivered in time even if it started next and alone, and what must not run at all. Lets go
+    /// on what needs no device, where none of its stream waits before it.
+    fn clear_heads(&mut self, now: Nanos, start: Nanos, plan: &mut Plan<T>) {
         for i in 0..self.lanes.len() {
             let lane = &self.lanes[i];
             let verdict = match (lane.infeasible, self.streams[lane.stream].refused) {
@@ -583,24 +597,28 @@ impl<T> Planner<T> {
             }
             while let Some((w, _)) = self.lanes[i].queue.front() {
                 let (w, lane) = (*w, &self.lanes[i]);
-                let site = &self.sites[lane.lane.site];
-                let hopeless = match self.carried(lane, &w) {
-                    Some(_) => w.deadline.is_some_and(|d| now + site.tail.mean() > d),
+                let (stream, site) = (lane.lane.stream, lane.lane.site);
+                let carried = self.carried(lane, &w);
+                let hopeless = match carried {
+                    Some(_) => w.deadline.is_some_and(|d| now + self.sites[site].tail.mean() > d),
                     None => self.way(lane, &w, start).is_none(),
                 };
-                if !hopeless {
+                if !hopeless && carried.is_none() {
                     break;
                 }
-                let stream = lane.lane.stream;
-                if let Some((_, item)) = self.lanes[i].queue.pop_front() {
-                    plan.shed.push((item, ShedReason::Deadline));
-                    self.missed(now, stream, true);
+                let Some((_, item)) = self.lanes[i].queue.pop_front() else { break };
+                match carried {
+                    Some(rung) if !hopeless => plan.pass.push((site, Chosen { item, rung, rescued: false })),
+                    _ => {
+                        plan.shed.push((item, ShedReason::Deadline));
+                        self.missed(now, stream, true);
+                    }
                 }
             }
         }
     }
 
-    /// Lets frames go on that need no device, where none of their stream waits before them.
+    /// Lets frames go on that need no device and stood behind those of the batch.
     fn pass_on(&mut self, out: &mut Vec<(usize, Chosen<T>)>) {
         for i in 0..self.lanes.len() {
             while let Some(rung) = self.lanes[i].queue.front().and_then(|(w, _)| self.carried(&self.lanes[i], w)) {
@@ -615,9 +633,16 @@ impl<T> Planner<T> {
     /// Under overload, whether the device had better wait a moment for a stream that has been served far less than the
     /// one whose turn it would be, and whose next frame is due. Streams that run in step would else be decided by who
     /// happens to come first each time, and always the same.
-    fn holds_back(&self, now: Nanos, start: Nanos) -> Option<Nanos> {
+    fn holds_back(&mut self, now: Nanos, start: Nanos) -> Option<Nanos> {
         if !self.overloaded {
             return None;
+        }
+        if let Some((lane, until)) = self.patience.take()
+            && now < until
+            && self.lanes.get(lane).is_some_and(|l| l.queue.is_empty() && !l.ended)
+        {
+            self.patience = Some((lane, until));
+            return Some(until);
         }
         let lane = &self.lanes[self.best_lane()?];
         let w = self.next_of(lane)?;
@@ -627,17 +652,46 @@ impl<T> Planner<T> {
         let cost = &site.variants[way.variant].cost;
         let path = self.slowdown.path(cost, &site.tail, (1, 1), self.margin as Nanos, deadline - w.captured);
         let latest = now + deadline.checked_sub(start + path)?.min(HOLD);
+        let alone = self.slowdown.expected(cost, 1);
         let served = self.streams[lane.stream].served;
-        self.lanes
+        let absent = |l: &&LaneState<T>| {
+            l.queue.is_empty() && l.period > 0 && !l.infeasible && !l.ended && !self.streams[l.stream].refused
+        };
+        let moment = self
+            .lanes
             .iter()
-            .filter(|l| l.queue.is_empty() && l.period > 0 && !l.infeasible)
-            .filter(|l| !self.streams[l.stream].refused && self.streams[l.stream].served + BEHIND < served)
+            .filter(absent)
+            .filter(|l| self.streams[l.stream].served + BEHIND < served)
             .map(|l| (l.arrived + l.period, l.arrived + l.period + l.period / 16))
             // Due within the hold, or overdue by less than its usual jitter.
             .filter(|&(due, given_up)| due <= latest && now < given_up)
             .map(|(_, given_up)| given_up.min(latest))
             .max()
-            .filter(|&until| until > now)
+            .filter(|&until| until > now);
+        if moment.is_some() || now < self.patient_at {
+            return moment;
+        }
+        // A stream whose frames always come while the device is busy would never be served: now and then, if its next
+        // frame could be on time but not behind another one, it is waited for, whoever has to give way.
+        let (i, starved) = self
+            .lanes
+            .iter()
+            .enumerate()
+            .filter(|(_, l)| absent(l) && now < l.arrived + l.period)
+            .filter(|(_, l)| STARVES * self.streams[l.stream].served + BEHIND < served)
+            .min_by(|a, b| self.streams[a.1.stream].served.total_cmp(&self.streams[b.1.stream].served))?;
+        let site = &self.sites[starved.lane.site];
+        let cost = &site.variants[site.quickest()?].cost;
+        let allowed = starved.lane.deadline?.checked_sub(starved.lag)?;
+        let slack = allowed.checked_sub(self.slowdown.path(cost, &site.tail, (1, 1), self.margin as Nanos, allowed))?;
+        let due = starved.arrived + starved.period;
+        if start + alone <= due + slack {
+            return None;
+        }
+        let until = (due + starved.period / 16).min(start + alone + HOLD);
+        self.patient_at = until + PATIENCE * starved.period;
+        self.patience = Some((i, until));
+        Some(until)
     }
 
     /// The frame of a lane that the choice under way would take next.
@@ -838,8 +892,9 @@ impl<T> Planner<T> {
             }
             let Some(way) = lane.queue.front().and_then(|(w, _)| self.way(lane, w, 0)) else { continue };
             let full = self.sites[lane.lane.site].variants[way.variant].largest();
-            // A frame that needs no device ends the batch before it: streams keep their order.
-            let ready = lane.queue.iter().take_while(|(w, _)| self.carried(lane, w).is_none()).count();
+            // A frame that needs no device or runs at another rung ends the batch before it: streams keep their order.
+            let joins = |w: &Waiting| w.rung.is_none_or(|r| r == way.rung) && self.carried(lane, w).is_none();
+            let ready = lane.queue.iter().take_while(|(w, _)| joins(w)).count();
             let (n, site) = (ready.min(full), lane.lane.site);
             if n > 0 && (n == full || n < lane.queue.len() || lane.ended) {
                 let lane = &mut self.lanes[i];
