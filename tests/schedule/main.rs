@@ -1,6 +1,9 @@
 //! What the scheduler promises, proven under virtual time: the same planner runs in production.
 
 mod ladder;
+mod oracle;
+mod properties;
+mod table;
 
 use framegate::frame::clock::MILLI;
 use framegate::schedule::sim::{Feed, Outcomes, Scenario, Truth, run};
