@@ -556,7 +556,11 @@ impl<'s> World<'s> {
         if let Some(own) = lane.iter_mut().find(|(t, _)| *t == token) {
             own.1 = true;
         }
-        while let Some((token, _)) = self.lane(token, site).and_then(|l| l.pop_front_if(|(_, done)| *done)) {
+        let next_done = |lane: &mut VecDeque<(Token, bool)>| match lane.front() {
+            Some((_, true)) => lane.pop_front(),
+            _ => None,
+        };
+        while let Some((token, _)) = self.lane(token, site).and_then(next_done) {
             self.goes_on(now, token, site);
         }
     }
