@@ -55,6 +55,7 @@
 //! * [`config`]: the pipeline file: types, parsing, every error at once with its line.
 //! * [`telemetry`]: every metric, heartbeats, the run report, what systemd is told.
 //! * [`engine`]: builds the graph, owns the threads, runs, reloads and stops it. Nothing above knows it.
+//! * [`simulate`]: a pipeline under virtual time, by the planner that runs in production.
 //! * [`http`] sits on top, and so do the commands, which live in the binary.
 //!
 //! # Adding a stage
@@ -71,6 +72,7 @@ pub mod infer;
 pub mod issue;
 pub mod ring;
 pub mod schedule;
+pub mod simulate;
 pub mod sink;
 pub mod source;
 pub mod stage;

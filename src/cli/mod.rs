@@ -6,6 +6,7 @@ mod doctor;
 mod graph;
 mod models;
 mod run;
+mod simulate;
 mod tune;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -40,6 +41,8 @@ enum Command {
     Run(run::Run),
     /// Show every error and warning of a pipeline file at once; start nothing
     Check(check::Check),
+    /// Say what a pipeline would do on this machine, and how many streams fit
+    Simulate(Box<simulate::Simulate>),
     /// Measure this machine with a pipeline's models, and write the file that suits it
     Tune(tune::Tune),
     /// Draw a pipeline's graph
@@ -179,6 +182,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Simulate(command) => command.run(),
         Command::Tune(command) => command.run(),
         Command::Graph(command) => command.run(),
         Command::Models(command) => command.run(),

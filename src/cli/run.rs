@@ -6,11 +6,11 @@ use framegate::config::{self, Pipeline};
 use framegate::engine::{Engine, EngineError, State};
 use framegate::frame::clock;
 use framegate::http::{Api, Server};
-use framegate::telemetry::{Health, Telemetry, notify};
+use framegate::telemetry::{Health, Recorded, Recorder, Telemetry, notify};
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -31,6 +31,9 @@ pub struct Run {
     /// Write a report of the run at its end: OUT.json or OUT.html
     #[arg(long, value_name = "OUT", value_parser = parse_report)]
     report: Option<PathBuf>,
+    /// Write every decision of the scheduler here, for `simulate --replay`
+    #[arg(long, value_name = "TRACE.jsonl")]
+    record: Option<PathBuf>,
     /// Serve metrics and health here instead of where the file says, or not at all
     #[arg(long, value_name = "ADDR|off", value_parser = parse_http)]
     http: Option<Listen>,
@@ -44,11 +47,19 @@ fn parse_http(text: &str) -> Result<Listen, String> {
     config::parse_listen(text).map(Listen)
 }
 
-fn parse_report(text: &str) -> Result<PathBuf, String> {
+pub(super) fn parse_report(text: &str) -> Result<PathBuf, String> {
     if text.ends_with(".json") || text.ends_with(".html") {
         Ok(text.into())
     } else {
         Err("a report is a .json or a .html file".into())
+    }
+}
+
+/// Something that is written at the end needs its folder at the beginning.
+pub(super) fn check_folder(flag: &str, path: Option<&Path>) -> Result<(), Failure> {
+    match path.and_then(Path::parent).filter(|p| !p.as_os_str().is_empty() && !p.is_dir()) {
+        Some(folder) => Err(Failure::wrong(format_args!("{flag}: there is no folder {}", folder.display()))),
+        None => Ok(()),
     }
 }
 
@@ -82,14 +93,20 @@ impl Run {
     pub(super) fn run(self) -> Result<(), Failure> {
         let signals = Signals::listen().context("cannot listen for signals")?;
         let pipeline = self.load()?;
-        if let Some(folder) = self.report.as_deref().and_then(|p| p.parent()).filter(|p| !p.as_os_str().is_empty())
-            && !folder.is_dir()
-        {
-            return Err(Failure::wrong(format_args!("--report: there is no folder {}", folder.display())));
-        }
+        check_folder("--report", self.report.as_deref())?;
+        check_folder("--record", self.record.as_deref())?;
 
         let telemetry = Telemetry::new(Arc::clone(&pipeline.name));
         telemetry.start_sampler().context("cannot start the sampling thread")?;
+        let recorder = match &self.record {
+            Some(path) => {
+                let cannot = || format!("--record: cannot write {}", path.display());
+                let recorder = Arc::new(Recorder::create(path, &pipeline.name).with_context(cannot)?);
+                telemetry.record(recorder.clone());
+                Some(recorder)
+            }
+            None => None,
+        };
         let health = Arc::new(Health::default());
         let shown = Arc::new(Mutex::new(pipeline.to_json()));
         let _server = serve(&pipeline, &telemetry, &health, &shown)?;
@@ -127,6 +144,12 @@ impl Run {
         notify::stopping();
         engine.stop(GRACE);
         drop(watchdog);
+        if let Some(recorder) = recorder {
+            let Recorded { lines, lost } = recorder.finish().context("the recording is lost")?;
+            if lost > 0 {
+                tracing::warn!(lines, lost, "the disk did not keep up: the recording has holes");
+            }
+        }
         if let Some(path) = &self.report {
             telemetry.report().write(path).context("the report is lost")?;
         }

@@ -11,7 +11,8 @@ use crate::config::{AtRung, Pipeline, StageEntry};
 use crate::frame::{Frame, Nanos, Stream};
 use crate::ring::{self, Bell, Sender, WhenFull};
 use crate::schedule::sim::Feed;
-use crate::schedule::{Planner, RungPlan, admission};
+use crate::schedule::trace::{Setup, Taped};
+use crate::schedule::{RungPlan, admission};
 use crate::stage::{Budget, BuildContext, Built, Execute, Stage, StageError};
 use crate::telemetry::{Health, Pulse, RingMeter, StreamMeter, Telemetry};
 use crossbeam_channel::Receiver;
@@ -374,10 +375,18 @@ impl Graph {
         for finisher in finishers {
             self.spawn(&format!("{}:finish", finisher.id), &placement, move || finisher.run())?;
         }
+        let setup = Setup {
+            device: device.key.clone(),
+            slots,
+            policy: parts.pipeline.policy,
+            stages: posts.iter().map(|p| p.id.to_string()).collect(),
+            rungs: self.shared.rungs.iter().map(ToString::to_string).collect(),
+            sites: planned,
+        };
         let dispatcher = Dispatcher {
             posts,
             heard,
-            planner: Planner::new(planned, slots).with_policy(parts.pipeline.policy),
+            planner: Taped::new(setup, parts.telemetry.tape()),
             slots,
             jobs: jobs_tx,
             events: events_rx,

@@ -24,7 +24,7 @@ pub(crate) fn escape(text: &str) -> String {
     out
 }
 
-fn ms(value: Option<f64>) -> String {
+pub(super) fn ms(value: Option<f64>) -> String {
     value.map_or_else(|| "–".to_owned(), |v| if v < 10.0 { format!("{v:.2}") } else { format!("{v:.1}") })
 }
 
@@ -32,23 +32,33 @@ fn ms(value: Option<f64>) -> String {
 pub(super) fn page(report: &Report) -> String {
     let mut out = String::new();
     let name = escape(&report.pipeline);
+    // A simulation's own use of the machine says nothing.
+    let used = match &report.simulated {
+        Some(_) => String::new(),
+        None => format!(
+            " · {:.1} s of processor time, {:.0} MiB at most",
+            report.process.cpu_seconds, report.process.rss_peak_mib
+        ),
+    };
     let _ = write!(
         out,
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
          <meta name=\"color-scheme\" content=\"light dark\">\
          <title>{name}: framegate run report</title><style>{STYLE}</style></head><body><main>\n\
-         <h1>{name}</h1><p class=\"sub\">{:.1} s on {} cores{} · framegate {} · latencies without the first {} s · \
-         {:.1} s of processor time, {:.0} MiB at most{}</p>\n",
+         <h1>{name}</h1><p class=\"sub\">{:.1} s {} {} cores{} · framegate {} · latencies without the first {} s{}{}</p>\n",
         report.seconds,
+        if report.simulated.is_some() { "of virtual time, simulated on" } else { "on" },
         report.machine.cpus,
         report.machine.gpu.as_ref().map(|g| format!(", {}", escape(g))).unwrap_or_default(),
         report.version,
         report.warmup_s,
-        report.process.cpu_seconds,
-        report.process.rss_peak_mib,
+        used,
         report.copies_per_frame.map(|c| format!(" · {c:.2} copies a frame")).unwrap_or_default(),
     );
+    if let Some(simulated) = &report.simulated {
+        super::sweep::section(&mut out, simulated);
+    }
     for (id, stream) in &report.streams {
         section(&mut out, id, stream);
     }

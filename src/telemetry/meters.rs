@@ -2,7 +2,7 @@
 //! look-up where frames pass.
 
 use super::metrics::{self as names, Group};
-use super::{Breakdown, Window};
+use super::{Breakdown, StageCost, Window};
 use crate::frame::clock::SECOND;
 use crate::frame::{Counts, FailReason, Nanos, ShedReason, Signal, Stream, clock};
 use hdrhistogram::Histogram as Hdr;
@@ -74,6 +74,8 @@ pub(super) struct StreamTimes {
     pub(super) overhead: Times,
     /// Sums over the frames in `latency`, nanoseconds, in the order of [`Breakdown::parts`].
     pub(super) parts: [u64; 7],
+    /// Sum of the squares of arrival and decoding, square milliseconds.
+    pub(super) decode_squares: f64,
     /// The last seconds' latencies, newest first.
     recent: [Hdr<u32>; 2],
     /// Delivered frames by rung name.
@@ -157,6 +159,7 @@ impl StreamMeter {
                 latency: Times::new(),
                 overhead: Times::new(),
                 parts: [0; 7],
+                decode_squares: 0.0,
                 recent: [hdr(2), hdr(2)],
                 rungs: Vec::new(),
                 places: Vec::new(),
@@ -189,6 +192,7 @@ impl StreamMeter {
         if captured >= self.window.measured_from() {
             hot.latency.record(latency);
             hot.overhead.record(overhead);
+            hot.decode_squares += clock::millis(parts.arrival + parts.depay_decode).powi(2);
             hot.parts.iter_mut().zip(parts.parts()).for_each(|(sum, part)| *sum += part);
         }
         hot.pending.push(seconds(latency));
@@ -359,6 +363,8 @@ pub(super) struct StageTimes {
     pub(super) frames: u64,
     pub(super) batches: u64,
     pub(super) batched: u64,
+    /// Slots of its device, and what its ways of running cost.
+    pub(super) costs: Option<(usize, Vec<StageCost>)>,
     pending: StagePending,
 }
 
@@ -398,6 +404,7 @@ impl StageMeter {
                 frames: 0,
                 batches: 0,
                 batched: 0,
+                costs: None,
                 pending: StagePending::new(),
             }),
             panics: group.counter(&names::STAGE_PANICS, &[]),
@@ -437,6 +444,11 @@ impl StageMeter {
             drop(hot);
             self.upkeep();
         }
+    }
+
+    /// What its ways of running cost so far, on a device of so many slots: for the report.
+    pub fn costs(&self, slots: usize, costs: Vec<StageCost>) {
+        self.hot.lock().costs = Some((slots, costs));
     }
 
     /// A panic was caught, and the stage is rebuilt.

@@ -14,14 +14,17 @@ mod meters;
 pub mod metrics;
 pub mod notify;
 pub mod process;
+mod recorder;
 mod report;
 mod status;
+mod sweep;
 
 pub use health::{Health, Pulse, Stuck};
 pub use meters::{RingMeter, SinkMeter, StageMeter, StreamMeter};
+pub use recorder::{Recorded, Recorder};
 pub use report::{
-    BatchTimes, FrameCounts, Inputs, Machine, Overhead, ProcessUse, Quantiles, Rates, Report, ReportError, SinkReport,
-    StageReport, StreamReport, Times,
+    BatchTimes, FrameCounts, Inputs, Machine, Overhead, ProcessUse, Quantiles, Rates, Report, ReportError, Simulated,
+    SimulatedRun, SinkReport, Spread, StageCost, StageReport, StreamReport, Times,
 };
 pub use status::{LatencyStatus, StreamState, StreamStatus};
 
@@ -29,6 +32,7 @@ use self::gpu::Gpus;
 use self::metrics::Group;
 use crate::frame::clock::{SECOND, now};
 use crate::frame::{Nanos, Stream};
+use crate::schedule::trace::Tape;
 use ::metrics::{Counter, Gauge};
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
@@ -122,6 +126,7 @@ pub struct Telemetry {
     /// Gauges whose labels are only known while running: metric, label's value, gauge.
     labelled: Mutex<Vec<(&'static str, String, Gauge)>>,
     reloads: [Counter; 2],
+    recorder: Mutex<Option<Arc<Recorder>>>,
     stop: Arc<(Mutex<bool>, Condvar)>,
 }
 
@@ -151,6 +156,7 @@ impl Telemetry {
             meters: Mutex::default(),
             labelled: Mutex::default(),
             reloads: ["done", "refused"].map(|r| base.counter(&metrics::RELOADS, &[("result", r)])),
+            recorder: Mutex::default(),
             process,
             base,
             stop: Arc::default(),
@@ -217,6 +223,16 @@ impl Telemetry {
                 labelled.push((metric.name, value.to_owned(), gauge));
             }
         }
+    }
+
+    /// What planners are told is recorded from now on.
+    pub fn record(&self, recorder: Arc<Recorder>) {
+        *self.recorder.lock() = Some(recorder);
+    }
+
+    /// A tape for a new planner, where planners are recorded.
+    pub fn tape(&self) -> Option<Tape> {
+        self.recorder.lock().as_ref().map(|r| r.tape())
     }
 
     /// A reload of the pipeline file was done, or refused.

@@ -21,6 +21,10 @@ fn rounded<S: Serializer>(v: &f64, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_f64((v * 1e3).round() / 1e3)
 }
 
+fn share<S: Serializer>(v: &f64, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_f64((v * 1e5).round() / 1e5)
+}
+
 fn rounded_maybe<S: Serializer>(v: &Option<f64>, s: S) -> Result<S::Ok, S::Error> {
     match v {
         Some(v) => rounded(v, s),
@@ -62,6 +66,70 @@ pub struct Report {
     pub copies_per_frame: Option<f64>,
     /// What the process used.
     pub process: ProcessUse,
+    /// Only in the report of a simulation: what was simulated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub simulated: Option<Simulated>,
+}
+
+/// What was simulated.
+#[derive(Debug, Clone, Serialize)]
+pub struct Simulated {
+    /// Who decided.
+    pub policy: &'static str,
+    /// All that was random followed from it.
+    pub seed: u64,
+    /// Streams' rate, as a multiple of their own.
+    #[serde(serialize_with = "rounded")]
+    pub rate: f64,
+    /// Where the costs are known from.
+    pub costs: Vec<String>,
+    /// What disturbed the streams and the device, in words.
+    pub load: String,
+    /// What could not be known or was not simulated, in words.
+    pub notes: Vec<String>,
+    /// How many of such streams fit at each rung, best first: name and number.
+    pub capacity: Vec<(String, usize)>,
+    /// The largest number of streams that are all on time, where several numbers were tried.
+    pub knee: Option<usize>,
+    /// Every run: one for each policy and number of streams.
+    pub runs: Vec<SimulatedRun>,
+}
+
+/// One run of a simulation, over all its streams.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SimulatedRun {
+    /// Who decided.
+    pub policy: &'static str,
+    /// Streams.
+    pub streams: usize,
+    /// Frames captured a second.
+    #[serde(serialize_with = "rounded")]
+    pub captured_fps: f64,
+    /// Frames on time a second.
+    #[serde(serialize_with = "rounded")]
+    pub goodput_fps: f64,
+    /// Share of the captured frames that were on time, 0 to 1.
+    #[serde(serialize_with = "share")]
+    pub on_time: f64,
+    /// Share that was late.
+    #[serde(serialize_with = "share")]
+    pub late: f64,
+    /// Share that was on time with a result from its own picture.
+    #[serde(serialize_with = "share")]
+    pub inferred: f64,
+    /// Latency of all delivered frames behind the warm-up.
+    pub latency_ms: Quantiles,
+    /// On-time frames of the worst-served stream over the mean of all.
+    #[serde(serialize_with = "share")]
+    pub worst_over_mean: f64,
+    /// Share of the time that the device was busy.
+    #[serde(serialize_with = "share")]
+    pub busy: f64,
+    /// Share of delivered frames by rung.
+    #[serde(serialize_with = "rounded_map")]
+    pub rung_share: BTreeMap<String, f64>,
+    /// Moves of all ceilings.
+    pub rung_changes: u64,
 }
 
 /// What a run ran on.
@@ -105,6 +173,8 @@ pub struct StreamReport {
     /// Mean of each part of the latency; they add up to the mean latency.
     #[serde(serialize_with = "rounded_map")]
     pub breakdown_ms: BTreeMap<&'static str, f64>,
+    /// From a frame's first byte to its picture: mean and relative deviation. What `simulate --costs` takes.
+    pub decode_ms: Spread,
     /// Share of delivered frames by the rung that made them.
     #[serde(serialize_with = "rounded_map")]
     pub rung_share: BTreeMap<String, f64>,
@@ -167,7 +237,7 @@ pub struct Rates {
 }
 
 /// Quantiles of a stream's latency, milliseconds.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct Quantiles {
     #[serde(serialize_with = "rounded_maybe")]
@@ -182,6 +252,41 @@ pub struct Quantiles {
     pub max: Option<f64>,
     #[serde(serialize_with = "rounded_maybe")]
     pub mean: Option<f64>,
+}
+
+/// A time that varies, milliseconds; `null` where nothing was measured.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Spread {
+    /// Its mean.
+    #[serde(serialize_with = "rounded_maybe")]
+    pub mean: Option<f64>,
+    /// Its deviation, as a share of the mean.
+    #[serde(serialize_with = "rounded_maybe")]
+    pub spread: Option<f64>,
+}
+
+/// What one way of running a stage cost during the run. What `simulate --costs` takes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StageCost {
+    /// The rungs that run the stage in this way.
+    pub rungs: Vec<String>,
+    /// Batch sizes there are.
+    pub batch_sizes: Vec<usize>,
+    /// A batch's fixed part.
+    #[serde(serialize_with = "rounded")]
+    pub alpha_ms: f64,
+    /// Each frame's part of a batch.
+    #[serde(serialize_with = "rounded")]
+    pub beta_ms: f64,
+    /// Pixels to tensor, one frame.
+    #[serde(serialize_with = "rounded")]
+    pub prepare_ms: f64,
+    /// From leaving the stage to the sinks' queues.
+    #[serde(serialize_with = "rounded")]
+    pub tail_ms: f64,
+    /// Deviation of batches, as a share of their span; `null` where too few were run.
+    #[serde(serialize_with = "rounded_maybe")]
+    pub spread: Option<f64>,
 }
 
 /// Quantiles of times, milliseconds.
@@ -217,6 +322,10 @@ pub struct StageReport {
     pub batch_mean: Option<f64>,
     /// What it ran on.
     pub device: String,
+    /// Batches that its device runs at once; `null` for stages that take frames one at a time.
+    pub slots: Option<usize>,
+    /// What it cost, for each way of running it; empty for stages that take frames one at a time.
+    pub cost: Vec<StageCost>,
 }
 
 /// One sink's part of a report.
@@ -302,6 +411,7 @@ impl Telemetry {
                 start_cpu_seconds: at_ready.as_secs_f64(),
                 rss_peak_mib: usage.rss_peak as f64 / (1 << 20) as f64,
             },
+            simulated: None,
         }
     }
 }
@@ -322,6 +432,7 @@ fn stream(meter: &StreamMeter, counts: &Counts, seconds: f64) -> StreamReport {
         latency_ms: Quantiles::default(),
         overhead_ms: Overhead::default(),
         breakdown_ms: BTreeMap::new(),
+        decode_ms: Spread::default(),
         rung_share: BTreeMap::new(),
         rescued: counts.rescued,
         rung_changes: meter.ceiling().1,
@@ -342,6 +453,10 @@ fn stream(meter: &StreamMeter, counts: &Counts, seconds: f64) -> StreamReport {
         report.overhead_ms = times(&t.overhead);
         if frames > 0 {
             report.breakdown_ms = Breakdown::NAMES.into_iter().zip(t.parts.map(mean)).collect();
+            let decode = mean(t.parts[0] + t.parts[1]);
+            let variance = t.decode_squares / frames as f64 - decode * decode;
+            let spread = (decode > 0.0).then(|| variance.max(0.0).sqrt() / decode);
+            report.decode_ms = Spread { mean: Some(decode), spread };
         }
         let delivered: u64 = t.rungs.iter().map(|(_, n)| n).sum();
         report.rung_share = t
@@ -369,6 +484,8 @@ fn stage(t: &StageTimes) -> StageReport {
         execute_ms: times(&t.execute),
         batch_mean: (t.batches > 0).then(|| t.batched as f64 / t.batches as f64),
         device: t.device.clone(),
+        slots: t.costs.as_ref().map(|c| c.0),
+        cost: t.costs.as_ref().map(|c| c.1.clone()).unwrap_or_default(),
     }
 }
 

@@ -4,9 +4,10 @@ use super::super::inbox::{Change, Inbox, Terms};
 use super::super::supervisor::{Supervisor, panic_message};
 use super::{Crew, Delivery, Done, Event, HANG, Job, Memory, Route, Ways};
 use crate::frame::{FailReason, Frame, Nanos, Outcome, Stream, Ticket, clock, clock::SECOND};
-use crate::schedule::{Chosen, Lane, Next, Plan, Planner, Waiting};
+use crate::schedule::trace::Taped;
+use crate::schedule::{Chosen, Lane, Next, Plan, Planner, Variant, Waiting};
 use crate::stage::StageError;
-use crate::telemetry::{Pulse, StageMeter, StreamMeter, Telemetry};
+use crate::telemetry::{Pulse, StageCost, StageMeter, StreamMeter, Telemetry};
 use crossbeam_channel::{Receiver, Sender};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
@@ -72,7 +73,7 @@ pub struct Dispatcher {
     /// Rung by the inboxes, the executors and the finishers.
     pub heard: Receiver<()>,
     /// Decides.
-    pub planner: Planner<Frame>,
+    pub planner: Taped<Frame>,
     /// Batches that run at once.
     pub slots: usize,
     /// To the executors.
@@ -103,11 +104,49 @@ pub struct State {
     tickets: Vec<Vec<Weak<Ticket>>>,
     watched: Vec<Watched>,
     hangs: Vec<Nanos>,
+    measured: Batches,
+}
+
+/// How batches took, for each way of running each stage: number, and sums of the factor by which they took longer than
+/// the model says, and of its square.
+#[derive(Default)]
+struct Batches(Vec<(Route, u64, f64, f64)>);
+
+impl Batches {
+    fn note(&mut self, planner: &Planner<Frame>, route: Route, places: usize, span: Nanos) {
+        let cost = planner.sites().get(route.site).and_then(|s| s.variants.get(route.variant)).map(|v| &v.cost);
+        let model = cost.map_or(0, |c| c.alpha() + c.beta() * places as Nanos);
+        if model == 0 {
+            return;
+        }
+        let factor = span as f64 / model as f64;
+        let at = match self.0.iter().position(|m| m.0 == route) {
+            Some(at) => at,
+            None => {
+                self.0.push((route, 0, 0.0, 0.0));
+                self.0.len() - 1
+            }
+        };
+        let m = &mut self.0[at];
+        (m.1, m.2, m.3) = (m.1 + 1, m.2 + factor, m.3 + factor * factor);
+    }
+
+    /// The mean factor and its relative deviation; none where nothing ran.
+    fn factor(&self, route: Route) -> Option<(f64, f64)> {
+        let &(_, n, sum, squares) = self.0.iter().find(|m| m.0 == route)?;
+        let mean = sum / n as f64;
+        Some((mean, (squares / n as f64 - mean * mean).max(0.0).sqrt() / mean))
+    }
 }
 
 impl Dispatcher {
     /// Runs until no more frames can come and all are done.
     pub fn run(mut self) {
+        self.decide();
+        self.tell_costs();
+    }
+
+    fn decide(&mut self) {
         let mut plan = Plan::default();
         let mut wake = None::<Nanos>;
         loop {
@@ -162,6 +201,7 @@ impl Dispatcher {
                     self.done_with(|r| r.route == route && r.number == number);
                     if let Some(span) = span {
                         self.planner.ran(route.site, route.variant, places, started, span);
+                        self.state.measured.note(&self.planner, route, places, span);
                         let stage = &self.posts[route.site].ways.variants[route.variant];
                         self.telemetry.slowdown(stage.device(), self.planner.slowdown().mean());
                     }
@@ -397,7 +437,7 @@ impl Dispatcher {
     fn open(&mut self, site: usize, stream: &Arc<Stream>, by_count: bool, meter: Arc<StreamMeter>, terms: Terms) {
         let post = &self.posts[site];
         let entry = post.entry;
-        self.planner.open(Lane {
+        let lane = Lane {
             stream: stream.index,
             site,
             priority: stream.priority,
@@ -405,7 +445,8 @@ impl Dispatcher {
             by_count,
             capacity: if stream.deadline.is_some() { post.waits.0 } else { post.waits.1 },
             entry,
-        });
+        };
+        self.planner.open(&stream.id, lane);
         self.planner.admit(stream.index, terms.admitted);
         if entry && !self.state.watched.iter().any(|w| w.stream.index == stream.index) {
             self.planner.set_ceiling(stream.index, terms.rung);
@@ -422,6 +463,29 @@ impl Dispatcher {
                  {deadline:.1} ms; every frame of the stream is shed until that changes",
                 deadline + over,
             );
+        }
+    }
+
+    /// Tells the report what the stages cost.
+    fn tell_costs(&self) {
+        for (site, (post, planned)) in self.posts.iter().zip(self.planner.sites()).enumerate() {
+            let cost = |variant: usize, v: &Variant| {
+                // Where nothing ran, as calibrated.
+                let measured = self.state.measured.factor(Route { site, variant });
+                let factor = measured.map_or(1.0, |m| m.0);
+                let runs = |r: usize| planned.rungs.get(r).is_some_and(|p| p.variant == Some(variant));
+                let rungs = self.rungs.iter().enumerate().filter(|&(r, _)| runs(r));
+                StageCost {
+                    rungs: rungs.map(|(_, name)| name.to_string()).collect(),
+                    batch_sizes: v.batch_sizes.clone(),
+                    alpha_ms: clock::millis(v.cost.alpha()) * factor,
+                    beta_ms: clock::millis(v.cost.beta()) * factor,
+                    prepare_ms: clock::millis(v.cost.prepare.mean()),
+                    tail_ms: clock::millis(planned.tail.mean()),
+                    spread: measured.map(|m| m.1),
+                }
+            };
+            post.meter.costs(self.slots, planned.variants.iter().enumerate().map(|(n, v)| cost(n, v)).collect());
         }
     }
 
