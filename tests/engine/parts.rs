@@ -198,6 +198,8 @@ pub fn pipeline(sources: Vec<SourceEntry>, stages: Vec<StageEntry>, sinks: Vec<S
         deadline: None,
         admission: Admission::Off,
         policy: Policy::Framegate,
+        costs: Default::default(),
+        load: Default::default(),
         http: None,
         realtime: None,
         cpus: Vec::new(),

@@ -86,6 +86,10 @@ fn load() -> impl Strategy<Value = Load> {
 
 /// A frame on its way.
 type Item = (u32, Waiting);
+/// When a batch really ends and when it should, stage, variant, places, start, and its frames with their rungs.
+type Batch = (Nanos, Nanos, usize, usize, usize, Nanos, Vec<(Item, usize)>);
+/// Numbers that have left the planner, and the frames that are done.
+type Leaving = VecDeque<(u64, Option<(Item, usize)>)>;
 
 /// The dispatcher of a load: one stage after the other, each frame through all of them.
 struct Driver<'l> {
@@ -95,14 +99,14 @@ struct Driver<'l> {
     now: Nanos,
     /// By time: frames that come to a stage.
     arrivals: BTreeMap<(Nanos, u64), (usize, Item)>,
-    /// When each slot is free and what it runs: really, as expected, stage, variant, places, start.
-    slots: Vec<Option<(Nanos, Nanos, usize, usize, usize, Nanos, Vec<(Item, usize)>)>>,
+    /// What each slot runs.
+    slots: Vec<Option<Batch>>,
     ids: u64,
     ended: u64,
     /// The last number that left a stage, of each stream.
     last: HashMap<(u32, usize), u64>,
     /// What has left the planner and not the stage, of each stream: who is done waits for who is not.
-    under_way: HashMap<(u32, usize), VecDeque<(u64, Option<(Item, usize)>)>>,
+    under_way: HashMap<(u32, usize), Leaving>,
     /// The last number that was inferred there, and how many were carried since.
     inferred: HashMap<(u32, usize), (u64, u32)>,
     log: Vec<String>,
@@ -123,6 +127,7 @@ impl<'l> Driver<'l> {
                     deadline,
                     by_count: i < load.offline,
                     capacity: if i < load.offline { 64 } else { s.capacity },
+                    entry: site == 0,
                 });
             }
             let mut last = 0;
@@ -168,9 +173,11 @@ impl<'l> Driver<'l> {
         let lane = self.under_way.get_mut(&(item.0, site)).expect("it left the planner");
         let own = lane.iter_mut().find(|f| f.0 == item.1.seq).expect("it left the planner");
         own.1 = Some((item, rung));
-        while let Some((item, rung)) =
-            self.under_way.get_mut(&(item.0, site)).and_then(|l| l.pop_front_if(|f| f.1.is_some())).and_then(|f| f.1)
-        {
+        let next_done = |lane: &mut Leaving| {
+            lane.front()?.1?;
+            lane.pop_front()?.1
+        };
+        while let Some((item, rung)) = self.under_way.get_mut(&(item.0, site)).and_then(next_done) {
             self.goes_on(site, item, rung);
         }
     }
@@ -365,6 +372,7 @@ fn scenario() -> impl Strategy<Value = Scenario> {
                 present: Span { from: 0, to: s.frames * s.period },
                 // Each branch from some stage to the last.
                 branches: branches.iter().map(|b| (b.index(n)..n).collect()).collect(),
+                ..Feed::steady(30.0, s.deadline)
             });
             let mut s = Scenario::new(feeds.collect(), sites, 2 * SECOND, seed);
             s.slots = slots;
@@ -375,6 +383,7 @@ fn scenario() -> impl Strategy<Value = Scenario> {
                 slowdowns: vec![(Span { from: SECOND / 4, to: SECOND }, slow)],
                 tail: MILLI,
                 frozen: if frozen { vec![Span { from: SECOND / 3, to: 2 * SECOND }] } else { Vec::new() },
+                ..Truth::default()
             };
             s
         },
@@ -413,7 +422,15 @@ fn longest_wait(c: &Crowd) -> f64 {
     let mut p: Planner<u32> = Planner::new(vec![Site::plain(cost.clone(), (1..=16).collect())], 1);
     let mut rng = fastrand::Rng::with_seed(c.seed);
     for stream in 0..c.streams {
-        p.open(Lane { stream, site: 0, priority: 0, deadline: Some(c.deadline), by_count: false, capacity: 8 });
+        p.open(Lane {
+            stream,
+            site: 0,
+            priority: 0,
+            deadline: Some(c.deadline),
+            by_count: false,
+            capacity: 8,
+            entry: true,
+        });
     }
     let mut next: Vec<(Nanos, u64)> = (0..c.streams).map(|_| (SECOND + rng.u64(0..PERIOD), 0)).collect();
     let phases: Vec<Nanos> = next.iter().map(|n| n.0).collect();
