@@ -181,6 +181,40 @@ const BROKEN: &[(&str, &[Expected])] = &[
         "[source.a]\nuri = \"test://pitch\"\n[sink.o]\nkind = \"jsonl\"\n[rung]\nname = \"x\"\n",
         &[(5, 1, "list of tables", "[[rung]]")],
     ),
+    // Costs, and the load of simulations.
+    (
+        "[source.a]\nuri = \"test://pitch\"\n[stage.t]\nkind = \"filter\"\nexclude = [\"x\"]\n[sink.o]\nkind = \"jsonl\"\n[[cost]]\nstage = \"tt\"\nrung = \"lean\"\nbeta = \"1ms\"\n[[cost]]\nstage = \"t\"\n[[cost]]\nstage = \"t\"\nalpha = \"-1ms\"\nbeta = \"x\"\nspraed = 1\n[[cost]]\nbeta = \"1ms\"\n[[cost]]\nstage = \"t\"\nsource = \"a\"\n[[cost]]\nstage = \"t\"\nbatches = [[2, \"1ms\"]]\n",
+        &[
+            (9, 9, "no stage is called `tt`", "`t`"),
+            (10, 8, "no rung is called `lean`", "`full`"),
+            (12, 1, "does not say how long a batch of stage `t` takes", "batches"),
+            (16, 9, "a time cannot be negative", ""),
+            (17, 8, "is no time", ""),
+            (18, 1, "unknown key `spraed`", "`spread`"),
+            (19, 1, "names neither a stage nor a source", "stage"),
+            (23, 1, "about a stage or about a source, not both", "two entries"),
+            (26, 11, "begins with a batch of 1", "[[1,"),
+        ],
+    ),
+    (
+        "[source.a]\nuri = \"test://pitch\"\n[stage.t]\nkind = \"filter\"\nexclude = [\"x\"]\n[sink.o]\nkind = \"jsonl\"\n[[cost]]\nstage = \"t\"\nbeta = \"1ms\"\nbatches = [[1, \"1ms\"]]\nspread = -1\n[[cost]]\nsource = \"a\"\ndecode = \"1ms\"\nprepare = \"1ms\"\n[[cost]]\nstage = \"t\"\nbeta = \"1ms\"\n[[cost]]\nstage = \"t\"\nbeta = \"2ms\"\n[simulate]\njitter = \"1h\"\nburst = 0\npause = { every = \"1ms\", lasts = [\"2ms\", \"1ms\"] }\nslowdown = { factor = 0 }\noutlier = { share = 2, by = \"1ms\" }\n",
+        &[
+            (10, 1, "given by `batches`, or by `alpha` and `beta`", ""),
+            (12, 10, "a share of the span", ""),
+            (16, 1, "`prepare` is no cost of a source", ""),
+            (21, 1, "of stage `t` at all rungs is given twice", ""),
+            (24, 10, "stands still", ""),
+            (25, 9, "from 1 to 1000", ""),
+            (26, 9, "at least 10 ms", ""),
+            (26, 9, "the shortest time, then the longest", ""),
+            (27, 12, "`factor` lies between", ""),
+            (28, 11, "between 0 and 1", ""),
+        ],
+    ),
+    (
+        "[source.a]\nuri = \"test://pitch\"\n[stage.t]\nkind = \"filter\"\nexclude = [\"x\"]\n[sink.o]\nkind = \"jsonl\"\n[cost]\nstage = \"t\"\n",
+        &[(8, 1, "list of tables", "[[cost]]")],
+    ),
     // Environment variables.
     (
         "[pipeline]\nname = \"p${SCENE\"\n[source.a]\nuri = \"test://pitch${SCENES}\"\n[source.b]\nuri = \"test://pitch${1}\"\n[sink.o]\nkind = \"jsonl\"\n",

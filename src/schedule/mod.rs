@@ -73,7 +73,7 @@ impl Variant {
     }
 
     /// The warmed size that takes `frames`.
-    fn warmed(&self, frames: usize) -> usize {
+    pub fn warmed(&self, frames: usize) -> usize {
         self.batch_sizes.iter().copied().find(|&s| s >= frames).unwrap_or(frames)
     }
 

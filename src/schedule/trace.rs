@@ -599,8 +599,9 @@ impl<'s> Reading<'s> {
                 }
             }
             Told::Ran(site, variant, places, started, span) => {
-                let cost = self.setup.sites.get(site).and_then(|s| s.variants.get(variant)).map(|v| &v.cost);
-                let model = cost.map_or(0, |c| c.alpha() + c.beta() * places as Nanos);
+                let variant = self.setup.sites.get(site).and_then(|s| s.variants.get(variant));
+                // What runs is a batch of a warmed size.
+                let model = variant.map_or(0, |v| v.cost.alpha() + v.cost.beta() * v.warmed(places) as Nanos);
                 if let (Some(spans), Some(first)) = (self.spans.get_mut(site), self.first)
                     && model > 0
                 {

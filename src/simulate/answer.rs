@@ -98,14 +98,14 @@ fn fits(model: &Model, rung: usize, streams: usize, rate: f64) -> bool {
     let ask = Ask {
         streams,
         rate,
-        seed: streams as u64,
         length: LOOK,
         disturbed: false,
         held: Some(rung),
         admission: false,
         ..model.ask(Policy::Framegate)
     };
-    run(model, &ask).1.on_time_share() >= FITS
+    // Near the limit much depends on how the streams happen to lie to each other.
+    [1, 2].into_iter().all(|seed| run(model, &Ask { seed, ..ask.clone() }).1.on_time_share() >= FITS)
 }
 
 /// How many streams like the pipeline's fit at each rung, undisturbed.

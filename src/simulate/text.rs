@@ -168,6 +168,16 @@ fn cameras(n: usize) -> String {
 
 /// Whether so many streams fit, and how many more would.
 pub fn verdict(model: &Model, streams: usize, capacity: &Capacity) -> String {
+    let load = &model.load;
+    let disturbed = load.pause.is_some() || load.stall.is_some() || load.slowdown.is_some() || load.outlier.is_some();
+    let mut out = answer(model, streams, capacity);
+    if disturbed {
+        out.push_str("Counted without pauses, stalls and slowdowns.\n");
+    }
+    out
+}
+
+fn answer(model: &Model, streams: usize, capacity: &Capacity) -> String {
     let names: Vec<&str> = model.rungs.iter().map(|r| &**r).collect();
     let more = |rungs: &[usize]| {
         let at = |&r: &usize| match capacity[r] - streams {

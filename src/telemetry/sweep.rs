@@ -48,7 +48,12 @@ pub(super) fn section(out: &mut String, s: &Simulated) {
         curves.insert(0, curve(s, first, "captured".into(), "axis".into(), captured));
         plot(out, "Frames on time, a second, by number of streams", &curves, s.knee, None);
         plot(out, "Share of frames on time", &self::curves(s, |r| Some(r.on_time * 100.0)), s.knee, Some(100.0));
-        plot(out, "99th percentile of the latency, ms", &self::curves(s, |r| r.latency_ms.p99), s.knee, None);
+        let curves = self::curves(s, |r| r.latency_ms.p99);
+        // Queues without end would leave nothing to be seen of the others.
+        let of_first = curves.first().map_or(0.0, |c| c.points.iter().fold(0.0, |m: f64, p| m.max(p.1)));
+        let highest = curves.iter().flat_map(|c| &c.points).fold(0.0, |m: f64, p| m.max(p.1));
+        let top = highest.min(4.0 * of_first);
+        plot(out, "99th percentile of the latency, ms", &curves, s.knee, Some(top).filter(|t| *t > 0.0));
     }
     if s.runs.len() > 1 {
         table(out, s);
@@ -128,7 +133,7 @@ fn plot(out: &mut String, title: &str, curves: &[Curve<'_>], knee: Option<usize>
         );
     }
     for c in curves {
-        let path: Vec<String> = c.points.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
+        let path: Vec<String> = c.points.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1.min(high)))).collect();
         let _ = write!(
             out,
             "<polyline points=\"{}\" class=\"line {}\"><title>{} ({})</title></polyline>",

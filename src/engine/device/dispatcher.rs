@@ -114,8 +114,8 @@ struct Batches(Vec<(Route, u64, f64, f64)>);
 
 impl Batches {
     fn note(&mut self, planner: &Planner<Frame>, route: Route, places: usize, span: Nanos) {
-        let cost = planner.sites().get(route.site).and_then(|s| s.variants.get(route.variant)).map(|v| &v.cost);
-        let model = cost.map_or(0, |c| c.alpha() + c.beta() * places as Nanos);
+        let variant = planner.sites().get(route.site).and_then(|s| s.variants.get(route.variant));
+        let model = variant.map_or(0, |v| v.cost.alpha() + v.cost.beta() * v.warmed(places) as Nanos);
         if model == 0 {
             return;
         }
