@@ -388,3 +388,49 @@ fn under_overload_the_newest_frame_runs_and_what_waits_before_it_gives_way() {
     assert_eq!(items(&plan.run), [2]);
     assert_eq!(plan.shed, [(0, ShedReason::Overload), (1, ShedReason::Overload)]);
 }
+
+#[test]
+fn a_frame_too_late_behind_one_that_needs_no_device_is_shed_at_once() {
+    let mut p = laddered(ALL, OFF);
+    let mut plan = Plan::default();
+    // The first began at a rung that switches the stage off, the second at one that takes 10 ms.
+    assert_eq!(p.arrive(0, 0, 0, Waiting { rung: Some(1), ..numbered(0, 0) }, 0), None);
+    assert_eq!(p.arrive(0, 0, 0, Waiting { rung: Some(0), ..numbered(1, 0) }, 1), None);
+    assert_eq!(p.plan(30 * MILLI, 0, &mut plan), Next::Idle);
+    assert_eq!((passed(&plan.pass), &plan.shed[..]), (vec![0], &[(1, ShedReason::Deadline)][..]));
+    assert_eq!(p.waiting(), 0);
+}
+
+#[test]
+fn offline_frames_of_two_rungs_share_no_batch() {
+    let mut p = laddered(ALL, QUICK);
+    p.open(Lane { deadline: None, by_count: true, ..lane(1) });
+    let w = |seq, rung| Waiting { seq, captured: 0, ready: 0, deadline: None, rung: Some(rung) };
+    (0..4).for_each(|i| assert_eq!(p.arrive(1, 0, 0, w(i, usize::from(i > 1)), i as u32), None));
+    let mut plan = Plan::default();
+    assert_eq!(p.plan(0, 0, &mut plan), RUN);
+    assert_eq!(items(&plan.run), [0, 1]);
+    plan.clear();
+    p.end(1, 0);
+    assert_eq!(p.plan(0, 0, &mut plan), Next::Run { site: 0, variant: 1 });
+    assert_eq!(items(&plan.run), [2, 3]);
+}
+
+#[test]
+fn whoever_is_left_behind_and_would_be_late_then_goes_in_the_batch() {
+    // b* is 2 here, but the other four would be late behind a batch of two.
+    let mut p = Planner::new(vec![Site::plain(Cost::of(8 * MILLI, 3 * MILLI), vec![1, 2, 3, 4, 5, 6, 7, 8])], 1);
+    (0..6).for_each(|s| p.open(lane(s)));
+    (0..6).for_each(|s| assert_eq!(p.arrive(s, 0, 0, at(0), s), None));
+    let mut plan = Plan::default();
+    assert_eq!(p.plan(MILLI, 0, &mut plan), RUN);
+    assert_eq!(plan.run.len(), 6);
+}
+
+#[test]
+fn a_stream_that_always_comes_to_a_busy_device_is_waited_for() {
+    // 28 ms of 33 a frame: whoever is served once is there in time again, the others come while it runs.
+    let served = overload([0, 8_000, 16_000, 24_000], 28_000, 0);
+    let total: u32 = served.iter().sum();
+    assert!(total > 600 && served.iter().all(|&n| n * 4 * 3 > total), "{served:?}");
+}
