@@ -102,10 +102,12 @@ impl Instance {
 #[test]
 fn goodput_is_near_the_clairvoyant_optimum() {
     const INSTANCES: usize = 1000;
-    let mut table = format!("{:12} {:>6} {:>6} {:>6} {:>6}\n", "policy", "mean", "worst", "p1", "total");
+    let mut table =
+        format!("{:12} {:>6} {:>6} {:>6} {:>6} {:>10}\n", "policy", "mean", "worst", "p1", "total", "where tight");
     for policy in Policy::ALL {
         let mut rng = fastrand::Rng::with_seed(7);
-        let (mut shares, mut sums) = (Vec::new(), (0, 0));
+        // Those where not even the oracle gets all on time are apart: there the others are easy.
+        let (mut shares, mut tight, mut sums) = (Vec::new(), Vec::new(), (0, 0));
         while shares.len() < INSTANCES {
             let instance = Instance::random(&mut rng);
             let (best, got) = (instance.optimum(), instance.planned(policy));
@@ -113,20 +115,24 @@ fn goodput_is_near_the_clairvoyant_optimum() {
             if best > 0 {
                 shares.push(f64::from(got) / f64::from(best));
                 sums = (sums.0 + got, sums.1 + best);
+                if (best as usize) < instance.frames().len() {
+                    tight.push(f64::from(got) / f64::from(best));
+                }
             }
         }
         shares.sort_by(f64::total_cmp);
         let mean = shares.iter().sum::<f64>() / INSTANCES as f64;
+        let tight_mean = tight.iter().sum::<f64>() / tight.len() as f64;
         table += &format!(
-            "{:12} {mean:6.4} {:6.3} {:6.3} {:6.4}\n",
+            "{:12} {mean:6.4} {:6.3} {:6.3} {:6.4} {tight_mean:6.4} of {}\n",
             policy.name(),
             shares[0],
             shares[INSTANCES / 100],
-            f64::from(sums.0) / f64::from(sums.1)
+            f64::from(sums.0) / f64::from(sums.1),
+            tight.len()
         );
         if policy == Policy::Framegate {
-            println!("{table}");
-            assert!(mean >= 0.95, "{table}");
+            assert!(mean >= 0.95 && tight_mean >= 0.9, "{table}");
         }
     }
     println!("goodput over the clairvoyant optimum, {INSTANCES} instances of {FRAMES} frames\n{table}");

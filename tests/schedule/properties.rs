@@ -86,10 +86,21 @@ fn load() -> impl Strategy<Value = Load> {
 
 /// A frame on its way.
 type Item = (u32, Waiting);
-/// When a batch really ends and when it should, stage, variant, places, start, and its frames with their rungs.
-type Batch = (Nanos, Nanos, usize, usize, usize, Nanos, Vec<(Item, usize)>);
-/// Numbers that have left the planner, and the frames that are done.
-type Leaving = VecDeque<(u64, Option<(Item, usize)>)>;
+
+/// A frame that has been through a stage, and its rung.
+type Done = (Item, usize);
+
+/// Numbers, in order, and who of them is done.
+type UnderWay = VecDeque<(u64, Option<Done>)>;
+
+struct Running {
+    site: usize,
+    variant: usize,
+    places: usize,
+    started: Nanos,
+    ends: Nanos,
+    items: Vec<Done>,
+}
 
 /// The dispatcher of a load: one stage after the other, each frame through all of them.
 struct Driver<'l> {
@@ -100,13 +111,13 @@ struct Driver<'l> {
     /// By time: frames that come to a stage.
     arrivals: BTreeMap<(Nanos, u64), (usize, Item)>,
     /// What each slot runs.
-    slots: Vec<Option<Batch>>,
+    slots: Vec<Option<Running>>,
     ids: u64,
     ended: u64,
     /// The last number that left a stage, of each stream.
     last: HashMap<(u32, usize), u64>,
     /// What has left the planner and not the stage, of each stream: who is done waits for who is not.
-    under_way: HashMap<(u32, usize), Leaving>,
+    under_way: HashMap<(u32, usize), UnderWay>,
     /// The last number that was inferred there, and how many were carried since.
     inferred: HashMap<(u32, usize), (u64, u32)>,
     log: Vec<String>,
@@ -173,11 +184,10 @@ impl<'l> Driver<'l> {
         let lane = self.under_way.get_mut(&(item.0, site)).expect("it left the planner");
         let own = lane.iter_mut().find(|f| f.0 == item.1.seq).expect("it left the planner");
         own.1 = Some((item, rung));
-        let next_done = |lane: &mut Leaving| {
-            lane.front()?.1?;
-            lane.pop_front()?.1
-        };
-        while let Some((item, rung)) = self.under_way.get_mut(&(item.0, site)).and_then(next_done) {
+        while let Some(lane) = self.under_way.get_mut(&(item.0, site))
+            && let Some(&(_, Some((item, rung)))) = lane.front()
+        {
+            lane.pop_front();
             self.goes_on(site, item, rung);
         }
     }
@@ -201,7 +211,7 @@ impl<'l> Driver<'l> {
         let mut wake = Nanos::MAX;
         for _ in 0..100_000 {
             let arrival = self.arrivals.keys().next().map_or(Nanos::MAX, |k| k.0);
-            let slot = self.slots.iter().flatten().map(|s| s.0).min().unwrap_or(Nanos::MAX);
+            let slot = self.slots.iter().flatten().map(|s| s.ends).min().unwrap_or(Nanos::MAX);
             let next = arrival.min(slot).min(wake);
             if next == Nanos::MAX {
                 break;
@@ -230,13 +240,13 @@ impl<'l> Driver<'l> {
     /// Batches whose end has come.
     fn finish(&mut self) {
         for i in 0..self.slots.len() {
-            if self.slots[i].as_ref().is_none_or(|s| s.0 > self.now) {
+            if self.slots[i].as_ref().is_none_or(|s| s.ends > self.now) {
                 continue;
             }
-            let Some((end, _, site, variant, places, started, items)) = self.slots[i].take() else { continue };
-            self.planner.ran(site, variant, places, started, end - started);
-            for (item, rung) in items {
-                self.done(site, item, rung);
+            let Some(r) = self.slots[i].take() else { continue };
+            self.planner.ran(r.site, r.variant, r.places, r.started, r.ends - r.started);
+            for (item, rung) in r.items {
+                self.done(r.site, item, rung);
             }
         }
     }
@@ -324,7 +334,7 @@ impl<'l> Driver<'l> {
             assert!(w.deadline.is_none_or(|d| end <= d), "started, and known to be late");
             assert!(w.rung.is_none_or(|r| r == c.rung), "a frame that has begun keeps its rung");
             assert_eq!(self.offline(stream), offline, "offline frames share no batch with others");
-            assert!(!offline || items.iter().all(|((s, _), _): &(Item, usize)| *s == stream), "nor with each other's");
+            assert!(!offline || items.iter().all(|((s, _), _): &Done| *s == stream), "nor with each other's");
             self.leaves(site, c.item);
             self.inferred.insert((stream, site), (w.seq, 0));
             items.push((c.item, c.rung));
@@ -332,15 +342,16 @@ impl<'l> Driver<'l> {
         self.busy(site, variant, places, items);
     }
 
-    fn busy(&mut self, site: usize, variant: usize, places: usize, items: Vec<(Item, usize)>) {
+    fn busy(&mut self, site: usize, variant: usize, places: usize, items: Vec<Done>) {
         let v = &self.load.sites[site].variants[variant];
         let (low, high) = self.load.spread;
         let model = v.cost.alpha() as f64 + v.cost.beta() as f64 * places as f64;
         let span = model * (low + (high - low) * self.rng.f64());
         let prepare = v.cost.prepare.mean() * items.len() as Nanos;
-        let end = self.now + prepare + (span as Nanos).max(1);
+        let started = self.now + prepare;
+        let ends = started + (span as Nanos).max(1);
         let slot = self.slots.iter_mut().find(|s| s.is_none()).expect("one is free");
-        *slot = Some((end, end, site, variant, places, self.now + prepare, items));
+        *slot = Some(Running { site, variant, places, started, ends, items });
     }
 }
 
