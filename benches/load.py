@@ -98,15 +98,15 @@ def measure(args, folder: Path, rate: float, policy: str = "framegate", ladder: 
 
 def table(rows: list[dict]) -> str:
     lines = [
-        "| run | load | streams | goodput/s | missed | p50 ms | p99 ms | worst stream/mean | rungs | predicted goodput, p99 |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| run | load | streams | goodput/s | missed | late | p50 ms | p99 ms | worst stream/mean | rungs | predicted goodput, p99 |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         rungs = ", ".join(f"{name} {share:.0%}" for name, share in r["rungs"].items() if share > 0.0005)
         p = r.get("predicted")
         predicted = f"{p['goodput']:.1f}, {p['p99']:.1f}" if p else ""
         lines.append(
-            f"| {r['run']} | {r['load']:g} | {r['streams']} | {r['goodput']:.1f} | {r['missed']:.1%} | {r['p50']:.1f} "
+            f"| {r['run']} | {r['load']:g} | {r['streams']} | {r['goodput']:.1f} | {r['missed']:.1%} | {r['late']:.1%} | {r['p50']:.1f} "
             f"| {r['p99']:.1f} | {r['worst_over_mean']:.2f} | {rungs} | {predicted} |"
         )
     return "\n".join(lines) + "\n"
