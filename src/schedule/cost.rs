@@ -73,6 +73,8 @@ pub struct Cost {
 pub(super) const K: f64 = 2.3;
 /// Weight of one batch in what is learnt of its own bias.
 const BIAS_GAIN: f64 = 0.01;
+/// The same of one that says little of its device.
+const BIAS_GAIN_TINY: f64 = 0.1;
 
 impl Cost {
     /// A model through measured (batch size, span) points, by least squares; α and β are never negative.
@@ -184,8 +186,8 @@ impl Slowdown {
         let spread = weight * GAIN;
         self.variance = (1.0 - spread) * (self.variance + spread * step * step);
         let own = span as f64 / (base * self.mean);
-        let most = if weight < 0.5 { 50.0 } else { 2.0 };
-        cost.bias = (cost.bias * (1.0 + BIAS_GAIN * (own.clamp(0.5, 2.0) - 1.0))).clamp(1.0 / most, most);
+        let (most, gain) = if weight < 0.5 { (50.0, BIAS_GAIN_TINY) } else { (2.0, BIAS_GAIN) };
+        cost.bias = (cost.bias * (1.0 + gain * (own.clamp(0.5, 2.0) - 1.0))).clamp(1.0 / most, most);
     }
 
     /// Nothing has been measured for a while: the deviation shrinks, so that a wrong estimate heals.
