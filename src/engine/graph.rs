@@ -190,7 +190,7 @@ impl Graph {
             tails,
             aborting: AtomicBool::new(false),
         });
-        let entries = entries(pipeline, &planned);
+        let entries = entries(&planned);
         let capacity = capacity(pipeline, &devices, &opened);
         let mut graph = Self {
             nodes: Vec::new(),
@@ -592,7 +592,7 @@ fn open_device(device: &DevicePlan, planned: &[Planned]) -> Result<Vec<DeviceSta
 }
 
 /// For each node whether no device stage lies before it.
-fn entries(pipeline: &Pipeline, planned: &[Planned]) -> Vec<bool> {
+fn entries(planned: &[Planned]) -> Vec<bool> {
     // Stages come after those they take frames from.
     let mut behind: Vec<&str> = Vec::new();
     let mut entries = Vec::new();
@@ -603,7 +603,6 @@ fn entries(pipeline: &Pipeline, planned: &[Planned]) -> Vec<bool> {
         }
         entries.push(entry);
     }
-    debug_assert!(pipeline.stages.len() <= planned.len());
     entries
 }
 

@@ -131,8 +131,8 @@ impl Outlet {
             let Some(tail) = self.shared.tails.get(usize::from(node)) else { continue };
             let behind = delivered.saturating_sub(at);
             tail.estimate.lock().observe(behind);
-            // A frame that went past a stage says nothing about the way behind it.
-            if let Some((tx, site)) = tail.delivered.as_ref().filter(|_| frame.inferred) {
+            // Frames that a tracker carried count too: they are as much on time as the others.
+            if let Some((tx, site)) = &tail.delivered {
                 let stream = ticket.stream.index;
                 // A full queue only means that the planner has enough to learn from.
                 let _ = tx.try_send(Delivery { site: *site, stream, at: delivered, tail: behind, late });
