@@ -747,7 +747,7 @@ impl<T> Planner<T> {
         (!plan.run.is_empty()).then_some(Next::Run { site, variant })
     }
 
-    /// Below the knee: earliest deadline first, as many as pay and leave room for those that arrive behind them.
+    /// Below the knee: earliest deadline first, as many as pay and can be on time together.
     fn line_up(&mut self, start: Nanos, order: &mut Vec<(usize, Way, Waiting)>) -> Option<(usize, usize)> {
         let greedy = self.policy != Policy::Framegate;
         let mut batch: Option<(usize, usize)> = None;
@@ -779,13 +779,10 @@ impl<T> Planner<T> {
             {
                 break;
             }
-            // A larger batch must give more frames per second, not only more frames. Beyond b\* it starves those that
-            // arrive behind it.
-            let allowance = w.deadline.map_or(Nanos::MAX / 4, |d| d.saturating_sub(w.captured));
+            // A larger batch must give more frames per second, not only more frames. b\* is no limit: a larger batch
+            // starves some of those that arrive behind it, but a smaller one leaves more work to meet them.
             let rate = frames as f64 / self.slowdown.bounded(&variant.cost, size).max(1) as f64;
-            let pays = rate > best_rate * PAYS
-                && (frames == 1 || frames <= self.slowdown.largest_batch(&variant.cost, &site.tail, allowance));
-            if best == 0 || pays || greedy {
+            if best == 0 || rate > best_rate * PAYS || greedy {
                 (best, best_rate) = (frames, rate);
             }
             batch = Some((lane.lane.site, way.variant));

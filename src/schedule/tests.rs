@@ -418,8 +418,8 @@ fn offline_frames_of_two_rungs_share_no_batch() {
 
 #[test]
 fn whoever_is_left_behind_and_would_be_late_then_goes_in_the_batch() {
-    // b* is 2 here, but the other four would be late behind a batch of two.
-    let mut p = Planner::new(vec![Site::plain(Cost::of(8 * MILLI, 3 * MILLI), vec![1, 2, 3, 4, 5, 6, 7, 8])], 1);
+    // A batch gains nothing here, but the last of them would be late behind one frame alone.
+    let mut p = Planner::new(vec![Site::plain(Cost::of(0, 5 * MILLI), vec![1, 2, 3, 4, 5, 6, 7, 8])], 1);
     (0..6).for_each(|s| p.open(lane(s)));
     (0..6).for_each(|s| assert_eq!(p.arrive(s, 0, 0, at(0), s), None));
     let mut plan = Plan::default();
