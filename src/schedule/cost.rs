@@ -1,5 +1,6 @@
 //! How long work will take: a linear model of batches, corrected while running.
 
+use super::Waiting;
 use super::trace::bits;
 use crate::frame::Nanos;
 use serde::{Deserialize, Serialize};
@@ -138,6 +139,29 @@ impl Default for Slowdown {
 
 /// A batch that costs as much as this or more tells all about its device, nanoseconds; a smaller one its share.
 const TELLING: f64 = 1e6;
+
+/// What lies before a frame.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Path {
+    expected: Nanos,
+    safety: Nanos,
+}
+
+impl Path {
+    /// How long that is to be taken for, where `allowance` is from captured to deadline.
+    ///
+    /// Safety takes at most half of what the expectation leaves of it: in bad times an idle device still serves a fresh
+    /// frame, where more caution would shed every frame and learn nothing.
+    pub(super) fn within(self, allowance: Nanos) -> Nanos {
+        self.expected + self.safety.min(allowance.saturating_sub(self.expected) / 2)
+    }
+
+    /// Whether a frame that starts then meets its deadline.
+    pub(super) fn fits(self, start: Nanos, w: &Waiting) -> bool {
+        w.deadline.is_none_or(|d| start + self.within(d.saturating_sub(w.captured)) <= d)
+    }
+}
+
 /// So many surprises in a row are a step change.
 const STEP: i32 = 3;
 
@@ -213,16 +237,14 @@ impl Slowdown {
     /// Everything from now on for `frames` frames that start with their preprocess now and run as a batch of `size`
     /// (the warmed size at or above their number), with `tail` behind the device: what is expected, and for safety the
     /// deviations of all parts together and `margin`.
-    ///
-    /// Safety takes at most half of what the expectation leaves of `allowance` (captured to deadline): in bad times an
-    /// idle device still serves a fresh frame, where more caution would shed every frame and learn nothing.
-    pub fn path(&self, cost: &Cost, tail: &Estimate, batch: (usize, usize), margin: Nanos, allowance: Nanos) -> Nanos {
+    pub(super) fn path(&self, cost: &Cost, tail: &Estimate, batch: (usize, usize), margin: Nanos) -> Path {
         let (frames, size) = batch;
-        let expected = cost.prepare.mean() * frames as Nanos + self.expected(cost, size) + tail.mean();
         let variance =
             cost.prepare.variance() * frames as f64 + self.variance * cost.base(size).powi(2) + tail.variance();
-        let safety = (K * variance.sqrt()) as Nanos + margin;
-        expected + safety.min(allowance.saturating_sub(expected) / 2)
+        Path {
+            expected: cost.prepare.mean() * frames as Nanos + self.expected(cost, size) + tail.mean(),
+            safety: (K * variance.sqrt()) as Nanos + margin,
+        }
     }
 
     /// b\* = ⌊((D − tail)/2 − α)/β⌋, at least 1: a larger batch starves the frames that arrive behind it.

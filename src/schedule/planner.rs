@@ -1,6 +1,6 @@
 //! The planner of one device.
 
-use super::cost::{Cost, Slowdown};
+use super::cost::{Cost, Path, Slowdown};
 use super::ladder::{self, Climber, Demand, Device, Ladder, Usage};
 use super::{Chosen, Lane, Next, Plan, Policy, Site, Variant, Waiting};
 use crate::frame::{
@@ -96,6 +96,7 @@ pub struct Planner<T> {
     rungs: usize,
     slots: usize,
     slowdown: Slowdown,
+    /// By stream and site.
     lanes: Vec<LaneState<T>>,
     streams: Vec<StreamState>,
     /// Share of recent frames that were shed or late, 0 to 1.
@@ -121,6 +122,8 @@ pub struct Planner<T> {
     device: Device,
     policy: Policy,
     order: Vec<(usize, Way, Waiting)>,
+    /// By site and variant: what lies before a frame alone.
+    alone: Vec<Vec<Path>>,
 }
 
 /// How a frame would run: at which rung, as which variant of its stage, saved by a lower rung than its ceiling or not.
@@ -175,6 +178,7 @@ impl<T> Planner<T> {
     /// of rungs, at least one.
     pub fn new(sites: Vec<Site>, slots: usize) -> Self {
         let rungs = sites.iter().map(|s| s.rungs.len()).max().unwrap_or(1).max(1);
+        let alone = sites.iter().map(|s| vec![Path::default(); s.variants.len()]).collect();
         Self {
             sites,
             rungs,
@@ -198,6 +202,7 @@ impl<T> Planner<T> {
             device: Device::default(),
             policy: Policy::default(),
             order: Vec::new(),
+            alone,
         }
     }
 
@@ -258,6 +263,7 @@ impl<T> Planner<T> {
         if at.saturating_sub(late) < self.calm_until {
             return;
         }
+        let stream = self.lanes_of(stream, site).first().map(|l| l.stream);
         self.missed(at, stream, late > 0);
         if late > 0 {
             self.margin = (self.margin + 0.5 * late as f64 + MARGIN_UP).min(MARGIN_MAX);
@@ -285,14 +291,15 @@ impl<T> Planner<T> {
         }
     }
 
-    fn missed(&mut self, now: Nanos, stream: u32, missed: bool) {
+    /// A frame of the stream at this place, if there is one, missed its deadline or was on time.
+    fn missed(&mut self, now: Nanos, stream: Option<usize>, missed: bool) {
         if now < self.calm_until {
             return;
         }
         self.misses += MISS_GAIN * (f64::from(u8::from(missed)) - self.misses);
         let limit = if self.overloaded { OVERLOAD.1 } else { OVERLOAD.0 };
         self.overloaded = self.misses > limit && self.policy == Policy::Framegate;
-        if let Some(s) = self.streams.iter_mut().find(|s| s.index == stream) {
+        if let Some(s) = stream.and_then(|s| self.streams.get_mut(s)) {
             s.ladder.outcome(missed);
         }
     }
@@ -322,7 +329,7 @@ impl<T> Planner<T> {
 
     /// Whether a stream is open at this site, or has frames left there.
     pub fn is_open(&self, stream: u32, site: usize) -> bool {
-        self.lanes.iter().any(|l| l.lane.stream == stream && l.lane.site == site)
+        !self.lanes_of(stream, site).is_empty()
     }
 
     /// Whether a stream is open at any site, or has frames left.
@@ -361,7 +368,8 @@ impl<T> Planner<T> {
         };
         self.streams[stream].entry |= lane.entry;
         let lane = Lane { capacity: self.policy.waits(lane.capacity), ..lane };
-        self.lanes.push(LaneState {
+        let place = self.places(lane.stream, lane.site).end;
+        let state = LaneState {
             queue: VecDeque::with_capacity(lane.capacity.min(64) + 1),
             stream,
             taken: 0,
@@ -374,7 +382,10 @@ impl<T> Planner<T> {
             lag: 0,
             inferred: None,
             lane,
-        });
+        };
+        // In the order of streams and sites, so that they are found quickly.
+        self.lanes.insert(place, state);
+        self.patience = None;
         self.order.reserve(self.lanes.len());
         self.judge();
     }
@@ -406,21 +417,29 @@ impl<T> Planner<T> {
 
     /// A stream has ended at a site: what waits of it there still runs, then it is forgotten.
     pub fn end(&mut self, stream: u32, site: usize) {
-        for lane in self.lanes.iter_mut().filter(|l| l.lane.stream == stream && l.lane.site == site) {
-            lane.ended = true;
-        }
+        let places = self.places(stream, site);
+        self.lanes[places].iter_mut().for_each(|l| l.ended = true);
+    }
+
+    /// The places of a stream's lanes at a site: one that is open, and others that have ended and still wait.
+    fn places(&self, stream: u32, site: usize) -> std::ops::Range<usize> {
+        let key = |l: &LaneState<T>| (l.lane.stream, l.lane.site);
+        let first = self.lanes.partition_point(|l| key(l) < (stream, site));
+        first..first + self.lanes[first..].partition_point(|l| key(l) == (stream, site))
+    }
+
+    fn lanes_of(&self, stream: u32, site: usize) -> &[LaneState<T>] {
+        &self.lanes[self.places(stream, site)]
     }
 
     fn lane_mut(&mut self, stream: u32, site: usize) -> Option<&mut LaneState<T>> {
-        self.lanes.iter_mut().find(|l| l.lane.stream == stream && l.lane.site == site && !l.ended)
+        let places = self.places(stream, site);
+        self.lanes[places].iter_mut().find(|l| !l.ended)
     }
 
     /// Whether a stream may add one more frame to a site without pushing one out.
     pub fn has_room(&self, stream: u32, site: usize) -> bool {
-        self.lanes
-            .iter()
-            .find(|l| l.lane.stream == stream && l.lane.site == site && !l.ended)
-            .is_some_and(|l| l.queue.len() < l.lane.capacity)
+        self.lanes_of(stream, site).iter().find(|l| !l.ended).is_some_and(|l| l.queue.len() < l.lane.capacity)
     }
 
     /// A frame of an open stream arrived at a site at `now`. Gives back what does not fit: the stream's oldest frame if
@@ -429,6 +448,7 @@ impl<T> Planner<T> {
         self.wakes(now);
         let newest_goes = self.policy == Policy::DropNewest;
         let Some(lane) = self.lane_mut(stream, site) else { return Some(item) };
+        let place = lane.stream;
         lane.arrives(waiting.ready);
         lane.lag = waiting.ready.saturating_sub(waiting.captured);
         if newest_goes && lane.queue.len() >= lane.lane.capacity {
@@ -437,7 +457,7 @@ impl<T> Planner<T> {
         lane.queue.push_back((waiting, item));
         let pushed_out = (lane.queue.len() > lane.lane.capacity).then(|| lane.queue.pop_front()).flatten();
         pushed_out.map(|(_, item)| {
-            self.missed(now, stream, true);
+            self.missed(now, Some(place), true);
             item
         })
     }
@@ -465,6 +485,7 @@ impl<T> Planner<T> {
         self.decay(now);
         self.climb(now);
         let start = now.max(free_at);
+        self.look_ahead();
         self.clear_heads(now, start, plan);
         self.shed_since_run |= !plan.shed.is_empty();
         self.forget();
@@ -554,18 +575,24 @@ impl<T> Planner<T> {
         };
         for rung in first..=last {
             let Some(variant) = site.rungs.get(rung).and_then(|r| r.variant) else { continue };
-            if !self.policy.tests_start() || self.on_time(site, variant, (1, 1), start, w) {
+            if !self.policy.tests_start() || self.alone[lane.lane.site][variant].fits(start, w) {
                 return Some(Way { rung, variant, rescued: rung > first });
             }
         }
         None
     }
 
-    fn on_time(&self, site: &Site, variant: usize, batch: (usize, usize), start: Nanos, w: &Waiting) -> bool {
-        let Some(deadline) = w.deadline else { return true };
-        let cost = &site.variants[variant].cost;
-        let allowance = deadline.saturating_sub(w.captured);
-        start + self.slowdown.path(cost, &site.tail, batch, self.margin as Nanos, allowance) <= deadline
+    fn path(&self, site: &Site, variant: usize, batch: (usize, usize)) -> Path {
+        self.slowdown.path(&site.variants[variant].cost, &site.tail, batch, self.margin as Nanos)
+    }
+
+    /// What lies before a frame alone is asked of every lane, and is the same throughout a decision.
+    fn look_ahead(&mut self) {
+        for (site, paths) in self.sites.iter().zip(&mut self.alone) {
+            paths.clear();
+            let margin = self.margin as Nanos;
+            paths.extend(site.variants.iter().map(|v| self.slowdown.path(&v.cost, &site.tail, (1, 1), margin)));
+        }
     }
 
     /// Whether the stage has nothing to do for this frame at its rung: it is switched off there, or the frame is one
@@ -586,6 +613,9 @@ impl<T> Planner<T> {
     fn clear_heads(&mut self, now: Nanos, start: Nanos, plan: &mut Plan<T>) {
         for i in 0..self.lanes.len() {
             let lane = &self.lanes[i];
+            if lane.queue.is_empty() {
+                continue;
+            }
             let verdict = match (lane.infeasible, self.streams[lane.stream].refused) {
                 (true, _) => Some(ShedReason::Infeasible),
                 (_, true) => Some(ShedReason::Admission),
@@ -597,7 +627,7 @@ impl<T> Planner<T> {
             }
             while let Some((w, _)) = self.lanes[i].queue.front() {
                 let (w, lane) = (*w, &self.lanes[i]);
-                let (stream, site) = (lane.lane.stream, lane.lane.site);
+                let (stream, site) = (lane.stream, lane.lane.site);
                 let carried = self.carried(lane, &w);
                 let hopeless = match carried {
                     Some(_) => w.deadline.is_some_and(|d| now + self.sites[site].tail.mean() > d),
@@ -611,7 +641,7 @@ impl<T> Planner<T> {
                     Some(rung) if !hopeless => plan.pass.push((site, Chosen { item, rung, rescued: false })),
                     _ => {
                         plan.shed.push((item, ShedReason::Deadline));
-                        self.missed(now, stream, true);
+                        self.missed(now, Some(stream), true);
                     }
                 }
             }
@@ -650,7 +680,7 @@ impl<T> Planner<T> {
         let deadline = w.deadline?;
         let site = &self.sites[lane.lane.site];
         let cost = &site.variants[way.variant].cost;
-        let path = self.slowdown.path(cost, &site.tail, (1, 1), self.margin as Nanos, deadline - w.captured);
+        let path = self.alone[lane.lane.site][way.variant].within(deadline.saturating_sub(w.captured));
         let latest = now + deadline.checked_sub(start + path)?.min(HOLD);
         let alone = self.slowdown.expected(cost, 1);
         let served = self.streams[lane.stream].served;
@@ -680,10 +710,9 @@ impl<T> Planner<T> {
             .filter(|(_, l)| absent(l) && now < l.arrived + l.period)
             .filter(|(_, l)| STARVES * self.streams[l.stream].served + BEHIND < served)
             .min_by(|a, b| self.streams[a.1.stream].served.total_cmp(&self.streams[b.1.stream].served))?;
-        let site = &self.sites[starved.lane.site];
-        let cost = &site.variants[site.quickest()?].cost;
+        let quickest = self.sites[starved.lane.site].quickest()?;
         let allowed = starved.lane.deadline?.checked_sub(starved.lag)?;
-        let slack = allowed.checked_sub(self.slowdown.path(cost, &site.tail, (1, 1), self.margin as Nanos, allowed))?;
+        let slack = allowed.checked_sub(self.alone[starved.lane.site][quickest].within(allowed))?;
         let due = starved.arrived + starved.period;
         if start + alone <= due + slack {
             return None;
@@ -775,7 +804,7 @@ impl<T> Planner<T> {
             }
             if frames > 1
                 && self.policy.tests_start()
-                && !tightest.is_none_or(|t| self.on_time(site, way.variant, (frames, size), start, &t))
+                && !tightest.is_none_or(|t| self.path(site, way.variant, (frames, size)).fits(start, &t))
             {
                 break;
             }
@@ -794,7 +823,7 @@ impl<T> Planner<T> {
             let (site, left) = (&self.sites[site], order.len() - best);
             let v = &site.variants[variant];
             let then = start + self.slowdown.expected(&v.cost, v.warmed(best));
-            if !self.on_time(site, variant, (left, v.warmed(left)), then, &next) {
+            if !self.path(site, variant, (left, v.warmed(left))).fits(then, &next) {
                 best = order.len();
             }
         }
@@ -832,7 +861,8 @@ impl<T> Planner<T> {
         let (mut best, mut fit, mut best_rate) = (1, order.len(), 0.0);
         for frames in 1..=order.len().min(variant.largest()) {
             let size = variant.warmed(frames);
-            let fits = |w: &Waiting| self.on_time(site, first.1, (frames, size), start, w);
+            let path = self.path(site, first.1, (frames, size));
+            let fits = |w: &Waiting| path.fits(start, w);
             if !fits(&order[frames - 1].2) || (frames > 1 && starved.is_some_and(|w| !fits(&w))) {
                 break;
             }
@@ -854,7 +884,7 @@ impl<T> Planner<T> {
     /// Takes one frame of a lane into the batch. Under overload those that waited before it give way.
     fn take(&mut self, i: usize, way: Way, start: Nanos, plan: &mut Plan<T>) {
         let before = if self.overloaded { self.newest(&self.lanes[i]).unwrap_or(0) } else { 0 };
-        let (index, site) = (self.lanes[i].lane.stream, self.lanes[i].lane.site);
+        let (index, site) = (self.lanes[i].stream, self.lanes[i].lane.site);
         for _ in 0..before {
             let carried = self.lanes[i].queue.front().and_then(|(w, _)| self.carried(&self.lanes[i], w));
             let Some((_, item)) = self.lanes[i].queue.pop_front() else { break };
@@ -862,7 +892,7 @@ impl<T> Planner<T> {
                 Some(rung) => plan.pass.push((site, Chosen { item, rung, rescued: false })),
                 None => {
                     plan.shed.push((item, ShedReason::Overload));
-                    self.missed(start, index, true);
+                    self.missed(start, Some(index), true);
                 }
             }
         }
@@ -939,9 +969,9 @@ impl<T> Planner<T> {
                 let half = deadline.saturating_sub(site.tail.mean()).max(1) as f64 / 2.0;
                 for (rung, plan) in site.rungs.iter().enumerate() {
                     let Some((i, v)) = plan.variant.and_then(|i| Some((i, site.variants.get(i)?))) else { continue };
-                    let need = self.slowdown.path(&v.cost, &site.tail, (1, 1), self.margin as Nanos, deadline);
+                    let path = self.slowdown.path(&v.cost, &site.tail, (1, 1), self.margin as Nanos);
                     let rate = 1.0 / period as f64 / f64::from(plan.every.max(1));
-                    stream.demand.add(rung, before + i, rate, need <= deadline);
+                    stream.demand.add(rung, before + i, rate, path.within(deadline) <= deadline);
                     let usage = &mut device.variants[before + i];
                     usage.half = usage.half.min(half);
                 }

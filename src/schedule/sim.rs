@@ -299,6 +299,8 @@ struct World<'s> {
     under_way: Vec<VecDeque<(Token, bool)>>,
     /// The dispatcher prepares one batch after the other.
     dispatcher_free: Nanos,
+    /// Before this time the planner has nothing new to say: all slots are busy, and there is room for who arrives.
+    quiet_until: Nanos,
     woken: Nanos,
     plan: Plan<Token>,
     out: Outcomes,
@@ -374,6 +376,7 @@ impl<'s> World<'s> {
                 Vec::new()
             },
             dispatcher_free: 0,
+            quiet_until: 0,
             woken: 0,
             plan: Plan::default(),
             out: Outcomes {
@@ -476,6 +479,9 @@ impl<'s> World<'s> {
         if let Some(out) = self.planner.arrive(f.feed, site, now, waiting, token) {
             self.lose(out, Outcome::Evicted);
         }
+        if now < self.quiet_until && !self.planner.has_room(f.feed, site) {
+            self.quiet_until = 0;
+        }
     }
 
     /// A branch of a frame ended without a delivery.
@@ -528,6 +534,7 @@ impl<'s> World<'s> {
     fn ended(&mut self, now: Nanos, index: usize) {
         let slot = &mut self.slots[index];
         slot.busy = false;
+        self.quiet_until = 0;
         let (site, variant, started) = (slot.site, slot.variant, slot.started);
         let tokens = std::mem::take(&mut slot.tokens);
         self.busy += now - started;
@@ -641,6 +648,9 @@ impl<'s> World<'s> {
 
     /// Asks the planner while it has something for the device, as the dispatcher does.
     fn decide(&mut self, now: Nanos) {
+        if now < self.quiet_until {
+            return;
+        }
         self.start(now);
         while self.prepared.is_none() && now >= self.dispatcher_free {
             let busy = self.slots.iter().filter(|s| s.busy).count();
@@ -672,6 +682,10 @@ impl<'s> World<'s> {
                 Next::Probe { site, variant } => Some((site, variant)),
                 Next::WaitUntil(at) => {
                     self.wake(at.max(now + 1));
+                    // Frames that need no device go on at once, so there every arrival counts.
+                    if busy == self.slots.len() && self.under_way.is_empty() {
+                        self.quiet_until = at.min(now + SECOND / 4);
+                    }
                     None
                 }
                 Next::Idle => None,
