@@ -1,0 +1,54 @@
+//! What the ladder is told of the streams and the device.
+
+use super::super::Policy;
+use super::super::ladder::{self, Usage};
+use super::Planner;
+use crate::frame::{Nanos, clock::MILLI};
+
+/// The ladder looks this often.
+const LADDER_EVERY: Nanos = 50 * MILLI;
+
+impl<T> Planner<T> {
+    /// Lets the ladder look at every stream.
+    pub(super) fn climb(&mut self, now: Nanos) {
+        let due = now >= self.climbed_at + LADDER_EVERY && now >= self.calm_until;
+        if self.rungs < 2 || self.policy != Policy::Framegate || !due {
+            return;
+        }
+        self.climbed_at = now;
+        self.weigh();
+        ladder::look(now, &mut self.streams, self.rungs, &mut self.device);
+    }
+
+    /// What each stream asks of the device at each rung.
+    pub(super) fn weigh(&mut self) {
+        let device = &mut self.device;
+        device.slots = self.slots as f64;
+        device.variants.clear();
+        for v in self.sites.iter().flat_map(|s| &s.variants) {
+            let alpha = self.slowdown.fixed(&v.cost) as f64;
+            let each = self.slowdown.expected(&v.cost, 1) as f64 - alpha;
+            device.variants.push(Usage::new((alpha, each), v.largest()));
+        }
+        for (i, stream) in self.streams.iter_mut().enumerate() {
+            stream.demand.clear(self.rungs);
+            // A stage behind another sees fewer frames once that one sheds, but would see all of them.
+            let lanes = || self.lanes.iter().filter(|l| l.stream == i && !l.ended && !l.lane.by_count);
+            let Some(period) = lanes().map(|l| l.period).filter(|&p| p > 0).min() else { continue };
+            for lane in lanes() {
+                let before: usize = self.sites[..lane.lane.site].iter().map(|s| s.variants.len()).sum();
+                let site = &self.sites[lane.lane.site];
+                let deadline = lane.lane.deadline.unwrap_or(Nanos::MAX / 4);
+                let half = deadline.saturating_sub(site.tail.mean()).max(1) as f64 / 2.0;
+                for (rung, plan) in site.rungs.iter().enumerate() {
+                    let Some((i, v)) = plan.variant.and_then(|i| Some((i, site.variants.get(i)?))) else { continue };
+                    let path = self.slowdown.path(&v.cost, &site.tail, (1, 1), self.margin as Nanos);
+                    let rate = 1.0 / period as f64 / f64::from(plan.every.max(1));
+                    stream.demand.add(rung, before + i, rate, path.within(deadline) <= deadline);
+                    let usage = &mut device.variants[before + i];
+                    usage.half = usage.half.min(half);
+                }
+            }
+        }
+    }
+}
