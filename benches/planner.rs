@@ -15,6 +15,7 @@ fn site(streams: f64) -> Site {
         variants: vec![variant(1.0), variant(0.7)],
         rungs: vec![RungPlan { variant: Some(0), every: 1 }, RungPlan { variant: Some(1), every: 1 }],
         tail: Default::default(),
+        crops: None,
     }
 }
 
@@ -48,7 +49,14 @@ impl World {
         while due(self.captured) <= self.now {
             let captured = due(self.captured);
             let (stream, seq) = ((self.captured % self.streams) as u32, self.captured / self.streams);
-            let waiting = Waiting { seq, captured, ready: captured, deadline: Some(captured + 33 * MILLI), rung: None };
+            let waiting = Waiting {
+                seq,
+                captured,
+                ready: captured,
+                deadline: Some(captured + 33 * MILLI),
+                rung: None,
+                places: 1,
+            };
             self.planner.arrive(stream, 0, self.now, waiting, stream);
             self.captured += 1;
         }

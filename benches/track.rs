@@ -2,7 +2,7 @@
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use framegate::frame::{Arrival, Detection, Frame, Payload, Stream};
-use framegate::stage::{self, Budget, BuildContext, Built, Stage};
+use framegate::stage::{self, BuildContext, Built, Stage};
 use std::sync::Arc;
 
 const FRAME: u64 = 1_000_000_000 / 30;
@@ -51,11 +51,7 @@ fn track(c: &mut Criterion) {
             frame
         };
         group.bench_function(BenchmarkId::from_parameter(objects), |b| {
-            b.iter_batched_ref(
-                &mut next,
-                |frame| stage.process(frame, Budget { leave_by: None }),
-                BatchSize::PerIteration,
-            );
+            b.iter_batched_ref(&mut next, |frame| stage.process(frame), BatchSize::PerIteration);
         });
     }
     group.finish();

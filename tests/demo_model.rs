@@ -153,9 +153,9 @@ fn the_demonstration_model_finds_what_its_card_says() {
             let now = clock::now();
             let arrival = Arrival { complete: now, decoded: now };
             let mut frame = Frame::new(stream.capture(now), None, arrival, Payload::Picture(Arc::new(picture)));
-            stage.prepare(&frame, &mut batch, 0).unwrap();
+            stage.prepare(&frame, &mut batch, 0..1).unwrap();
             executor.execute(&mut batch, 1).unwrap();
-            stage.finish(&batch, 0, &mut frame).unwrap();
+            stage.finish(&batch, 0..1, &mut frame).unwrap();
             let detections = frame.annotations.detections.as_deref().unwrap();
             for class in Class::ALL {
                 assert!(detections.iter().all(|d| *d.label == *Class::ALL[d.class as usize].name()));

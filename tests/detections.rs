@@ -15,7 +15,6 @@ use framegate::infer::card::Named;
 use framegate::infer::detector::Detector;
 use framegate::infer::model::ModelInfo;
 use framegate::infer::nms::iou;
-use framegate::stage::{Budget, Built};
 use serde_json::Value;
 use stage::{config, context, detections, device_stage, frame, run_one};
 use std::path::Path;
@@ -236,10 +235,9 @@ fn the_same_person_looks_more_alike_than_others() {
     let dir = tempfile::tempdir().unwrap();
     beside("osnet-x0-25", &model, dir.path());
     let context = context("reid", vec![dir.path().into()], true);
-    let config = config("embed", "model = \"osnet-x0-25.toml\"\ndevice = \"cpu\"\nclasses = [\"person\"]");
-    assert_eq!(config.check(&context), []);
-    let Built::Stage(make) = config.build(&context).unwrap() else { panic!("embed is no device stage") };
-    let mut stage = make().unwrap();
+    let text = "model = \"osnet-x0-25.toml\"\ndevice = \"cpu\"\nclasses = [\"person\"]";
+    assert_eq!(config("embed", text).check(&context), []);
+    let stage = device_stage("embed", text, &context);
     let mut f = frame(Arc::new(still::still(&picture)));
     // Each person twice: as found, and as a sloppier detector would have found it; and something else.
     let mut all = Vec::new();
@@ -251,7 +249,7 @@ fn the_same_person_looks_more_alike_than_others() {
     }
     all.push(Detection::new("bus".into(), 5, 0.9, [0.0, 100.0, 800.0, 800.0]));
     f.annotations.detections = Some(all);
-    stage.process(&mut f, Budget { leave_by: None }).unwrap();
+    run_one(&stage, &mut *stage.open().unwrap(), &mut stage.buffers(), &mut f);
     let all = detections(f);
     assert!(all.last().unwrap().embedding.is_none());
     let vectors: Vec<Arc<[f32]>> = all[..people.len() * 2].iter().map(|d| d.embedding.clone().unwrap()).collect();

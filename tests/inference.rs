@@ -36,17 +36,17 @@ fn every_place_of_every_batch_gets_its_own_picture_back() {
         let value = |i: usize| (round * 8 + i) as u8;
         let mut frames: Vec<_> = (0..n).map(|i| frame(Arc::new(grey(12, 8, value(i))))).collect();
         for (i, f) in frames.iter().enumerate() {
-            stage.prepare(f, batch, i).unwrap();
+            stage.prepare(f, batch, i..i + 1).unwrap();
         }
         slots[round / 2 % 2].execute(batch, n).unwrap();
         for (i, f) in frames.iter_mut().enumerate() {
-            stage.finish(batch, i, f).unwrap();
+            stage.finish(batch, i..i + 1, f).unwrap();
             let out = &f.annotations.tensors["raw"][0];
             assert_eq!((&*out.name, &out.shape[..], out.data.len()), ("y", &[3, 4, 6][..], 72));
             assert!(out.data.iter().all(|v| (v - value(i) as f32).abs() < 0.01), "round {round}, place {i}");
         }
     }
-    assert!(stage.prepare(&frame(Arc::new(grey(12, 8, 0))), &mut batches[0], 8).is_err());
+    assert!(stage.prepare(&frame(Arc::new(grey(12, 8, 0))), &mut batches[0], 8..9).is_err());
 }
 
 #[test]
@@ -64,9 +64,9 @@ fn element_types_and_layouts_are_the_models_own() {
         let stage = device_stage("tensor", &text, &context);
         let (mut slot, mut batch) = (stage.open().unwrap(), stage.buffers());
         let mut f = frame(Arc::new(grey(8, 8, 102)));
-        stage.prepare(&f, &mut batch, 0).unwrap();
+        stage.prepare(&f, &mut batch, 0..1).unwrap();
         slot.execute(&mut batch, 1).unwrap();
-        stage.finish(&batch, 0, &mut f).unwrap();
+        stage.finish(&batch, 0..1, &mut f).unwrap();
         let out = &f.annotations.tensors["raw"][0];
         assert_eq!(out.shape, shape);
         assert!(out.data.iter().all(|v| (v - want).abs() < 1e-3), "{name}: {:?}", out.data);
@@ -88,9 +88,9 @@ fn outputs_of_unknown_size_are_taken_from_the_run() {
     let (mut slot, mut batch) = (stage.open().unwrap(), stage.buffers());
     for (value, columns) in [(0, 0), (9, 12), (0, 0), (1, 12)] {
         let mut f = frame(Arc::new(grey(2, 2, value)));
-        stage.prepare(&f, &mut batch, 0).unwrap();
+        stage.prepare(&f, &mut batch, 0..1).unwrap();
         slot.execute(&mut batch, 1).unwrap();
-        stage.finish(&batch, 0, &mut f).unwrap();
+        stage.finish(&batch, 0..1, &mut f).unwrap();
         assert_eq!(f.annotations.tensors["raw"][0].shape, [4, columns]);
     }
 }

@@ -5,7 +5,7 @@ mod common;
 mod mot;
 
 use framegate::frame::{Arrival, Detection, Frame, Payload, Stream};
-use framegate::stage::{self, Budget, BuildContext, Built};
+use framegate::stage::{self, BuildContext, Built};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ fn track(folder: &Path) -> Vec<mot::Row> {
         let mut frame = Frame::new(stream.capture(pts), Some(pts), Arrival::default(), Payload::Empty);
         frame.annotations.detections = Some(detections);
         frame.inferred = true;
-        stage.process(&mut frame, Budget { leave_by: None }).expect("tracking never fails");
+        stage.process(&mut frame).expect("tracking never fails");
         for d in frame.annotations.detections.expect("still there") {
             let [x1, y1, x2, y2] = d.bbox.map(f64::from);
             let Some(id) = d.track else { continue };

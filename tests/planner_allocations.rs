@@ -69,8 +69,11 @@ impl World {
             variants: vec![variant(1.0), variant(0.7)],
             rungs: plans[..rungs].to_vec(),
             tail: Default::default(),
+            crops: None,
         };
-        let mut planner = Planner::new(vec![site.clone(), site], 1);
+        let crops = Site { crops: Some(3), ..Site::plain(Cost::of(100_000, 20_000), (1..=16).collect()) };
+        let crops = Site { rungs: vec![crops.rungs[0]; rungs], ..crops };
+        let mut planner = Planner::new(vec![site, crops], 1);
         for stream in 0..STREAMS as u32 {
             for site in 0..2 {
                 let (priority, deadline) = (stream as i32 % 3, Some(33 * MILLI));
@@ -85,7 +88,14 @@ impl World {
         while due(self.captured) <= self.now {
             let captured = due(self.captured);
             let (stream, seq) = ((self.captured % STREAMS) as u32, self.captured / STREAMS);
-            let w = Waiting { seq, captured, ready: captured, deadline: Some(captured + 33 * MILLI), rung: None };
+            let w = Waiting {
+                seq,
+                captured,
+                ready: captured,
+                deadline: Some(captured + 33 * MILLI),
+                rung: None,
+                places: 1,
+            };
             self.planner.arrive(stream, 0, self.now, w, (stream, w));
             self.captured += 1;
         }
@@ -97,21 +107,21 @@ impl World {
         let mut left = None;
         match next {
             Next::Run { site, variant } => {
-                let span = self.planner.expected(site, variant, self.plan.run.len());
+                let places = self.plan.run.iter().map(|c| c.places).sum();
+                let span = self.planner.expected(site, variant, places);
                 self.planner.prepared(site, variant, 1000);
-                self.planner.ran(site, variant, self.plan.run.len(), self.now, span);
+                self.planner.ran(site, variant, places, self.now, span);
                 self.now += span;
                 left = Some(site);
             }
             Next::Probe { .. } | Next::Idle => self.now = due(self.captured),
             Next::WaitUntil(at) => self.now = at.min(due(self.captured)),
         }
-        let passed = self.plan.pass.iter().chain(&self.plan.follow).copied();
-        let ran = self.plan.run.iter().filter_map(|c| left.map(|site| (site, *c)));
-        for (site, c) in passed.chain(ran) {
-            let (stream, w) = c.item;
+        let passed = self.plan.pass.iter().chain(&self.plan.follow).map(|b| (b.site, b.item, b.rung));
+        let ran = self.plan.run.iter().filter_map(|c| left.map(|site| (site, c.item, c.rung)));
+        for (site, (stream, w), rung) in passed.chain(ran) {
             if site == 0 {
-                let w = Waiting { ready: self.now, rung: Some(c.rung), ..w };
+                let w = Waiting { ready: self.now, rung: Some(rung), places: (w.seq % 5) as usize, ..w };
                 self.planner.arrive(stream, 1, self.now, w, (stream, w));
             } else {
                 let late = w.deadline.map_or(0, |d| self.now.saturating_sub(d));

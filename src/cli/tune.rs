@@ -234,8 +234,8 @@ fn shapes(cores: usize) -> Vec<(usize, usize)> {
 
 /// One stage alone on its device.
 fn alone(measured: &Measured) -> Site {
-    MeasuredStage { id: "".into(), ways: vec![measured.clone()], rungs: vec![RungPlan { variant: Some(0), every: 1 }] }
-        .site()
+    let rungs = vec![RungPlan { variant: Some(0), every: 1 }];
+    MeasuredStage { id: "".into(), ways: vec![measured.clone()], rungs, crops: measured.crops }.site()
 }
 
 /// Leaves out the batches that do not serve more streams: each size costs memory.
@@ -279,7 +279,9 @@ fn rungs_of(entry: &StageEntry, pipeline: &Pipeline, best: Tried) -> Result<Meas
         };
         rungs.push(RungPlan { variant: Some(place), every: at.every });
     }
-    Ok(MeasuredStage { id: entry.id.clone(), ways: ways.into_iter().map(|(_, m)| m).collect(), rungs })
+    let ways: Vec<Measured> = ways.into_iter().map(|(_, m)| m).collect();
+    let crops = ways.iter().filter_map(|w| w.crops).max();
+    Ok(MeasuredStage { id: entry.id.clone(), ways, rungs, crops })
 }
 
 /// How many streams fit at each rung, all stages together.

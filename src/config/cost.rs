@@ -34,6 +34,8 @@ pub struct StageCost {
     pub prepare: Option<Duration>,
     /// From leaving the stage to the sinks' queues.
     pub tail: Option<Duration>,
+    /// Crops of a frame, on a stage on crops.
+    pub crops: Option<usize>,
     /// Deviation of a batch's span, as a share of it.
     pub spread: Option<f64>,
 }
@@ -156,6 +158,9 @@ pub(super) struct CostTable {
     prepare: Option<Time>,
     /// From leaving the stage to the sinks: decoding outputs, tracking, filters. Default "0ms".
     tail: Option<Time>,
+    /// Crops that a frame has, on a stage on crops, whose batches are of crops; 0 to 1000. Default 1.
+    #[schemars(range(min = 0, max = 1000))]
+    crops: Option<usize>,
     /// Deviation as a share of the span, 0 to 2. Default: `spread` of `[simulate]`.
     #[schemars(range(min = 0.0, max = 2.0))]
     spread: Option<f64>,
@@ -198,6 +203,9 @@ pub(super) fn read<'i>(value: Option<Value<'i>>, names: &Names<'_>, findings: &m
 
 fn entry(section: &Section<'_>, names: &Names<'_>, costs: &mut Costs, findings: &mut Findings<'_>) {
     let Some(table) = section.read(&Known::default(), findings, CostTable::deserialize) else { return };
+    if table.crops.is_some_and(|n| n > 1000) {
+        findings.error(section.value_place("crops"), "`crops` lies between 0 and 1000");
+    }
     if table.spread.is_some_and(|s| !(0.0..=MAX_SPREAD).contains(&s)) {
         findings
             .error(section.value_place("spread"), "`spread` is a share of the span, from 0 to 2")
@@ -297,6 +305,7 @@ fn of_stage(
         spans,
         prepare: table.prepare.map(|t| t.0),
         tail: table.tail.map(|t| t.0),
+        crops: table.crops,
         spread: table.spread,
     });
 }
@@ -308,7 +317,7 @@ fn of_source(
     costs: &mut Costs,
     findings: &mut Findings<'_>,
 ) {
-    for key in ["rung", "device", "slots", "batches", "alpha", "beta", "prepare", "tail"] {
+    for key in ["rung", "device", "slots", "batches", "alpha", "beta", "prepare", "tail", "crops"] {
         if section.table.contains_key(key) {
             findings
                 .error(section.place(key), format!("`{key}` is no cost of a source"))

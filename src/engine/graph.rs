@@ -2,7 +2,7 @@
 
 use super::device::{self, Crew, Delivery, Dispatcher, Finisher, Opened, Post, Threads, Ways};
 use super::inbox::{Inbox, InboxHandle, RingSpec, Terms};
-use super::outlet::{Outlet, Shared, SinkPort, Tail};
+use super::outlet::{OnDevice, Outlet, Shared, SinkPort};
 use super::supervisor::Supervisor;
 use super::threads::{self, Placement};
 use super::worker::{Factory, Worker};
@@ -13,7 +13,7 @@ use crate::ring::{self, Bell, Sender, WhenFull};
 use crate::schedule::sim::Feed;
 use crate::schedule::trace::{Setup, Taped};
 use crate::schedule::{RungPlan, admission};
-use crate::stage::{Budget, BuildContext, Built, Execute, Stage, StageError};
+use crate::stage::{BuildContext, Built, Execute, Stage, StageError};
 use crate::telemetry::{Health, Pulse, RingMeter, StreamMeter, Telemetry};
 use crossbeam_channel::Receiver;
 use std::collections::HashMap;
@@ -72,7 +72,7 @@ pub struct Parts<'a> {
 struct Relay;
 
 impl Stage for Relay {
-    fn process(&mut self, _: &mut Frame, _: Budget) -> Result<(), StageError> {
+    fn process(&mut self, _: &mut Frame) -> Result<(), StageError> {
         Ok(())
     }
 }
@@ -173,21 +173,21 @@ impl Graph {
             opened.push(open_device(device, &planned)?);
         }
 
-        let mut tails: Vec<Tail> = Vec::new();
+        let mut on_devices = Vec::new();
         let mut deliveries = Vec::new();
         let channels: Vec<_> = devices.iter().map(|_| crossbeam_channel::bounded(1024)).collect();
-        for n in 0..planned.len() {
-            let on = devices.iter().zip(&channels).find_map(|(d, (tx, _))| {
+        for (n, p) in planned.iter().enumerate() {
+            let crops = matches!(&p.plan, Plan::Device { ways } if ways.on_crops());
+            on_devices.push(devices.iter().zip(&channels).enumerate().find_map(|(device, (d, (tx, _)))| {
                 let site = d.nodes.iter().position(|&node| node == n)?;
-                Some((tx.clone(), site))
-            });
-            tails.push(Tail::new(on));
+                Some(OnDevice { device, site, crops, delivered: tx.clone() })
+            }));
         }
         deliveries.extend(channels.into_iter().map(|(_, rx)| rx));
         let shared = Arc::new(Shared {
             pipeline: pipeline.name.clone(),
             rungs: pipeline.rungs.iter().map(|r| r.name.clone()).collect(),
-            tails,
+            devices: on_devices,
             aborting: AtomicBool::new(false),
         });
         let entries = entries(&planned);
@@ -257,14 +257,12 @@ impl Graph {
             let name = if n == 0 { site.id.to_string() } else { format!("{}/{n}", site.id) };
             let worker = Worker {
                 id: site.id.clone(),
-                node: site.number,
                 stages,
                 factories: factories.to_vec(),
                 rungs: rungs.to_vec(),
                 inbox,
                 heard,
                 outlet: outlet.clone(),
-                shared: self.shared.clone(),
                 meter: meter.clone(),
                 pulse: parts.health.pulse(name.as_str()),
                 supervisor: parts.supervisor.clone(),

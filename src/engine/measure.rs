@@ -28,6 +28,8 @@ pub struct Measured {
     pub prepare: Nanos,
     /// Outputs to annotations, one frame, nanoseconds.
     pub finish: Nanos,
+    /// Crops of a frame, where it runs on crops and batches are of crops; taken for one where it has not been measured.
+    pub crops: Option<usize>,
 }
 
 impl Measured {
@@ -48,6 +50,8 @@ pub struct MeasuredStage {
     pub ways: Vec<Measured>,
     /// What it does at each rung: which of `ways`, and how often.
     pub rungs: Vec<RungPlan>,
+    /// Crops of a frame, where it runs on crops.
+    pub crops: Option<usize>,
 }
 
 impl MeasuredStage {
@@ -55,7 +59,12 @@ impl MeasuredStage {
     pub fn site(&self) -> Site {
         let mut tail = Estimate::default();
         tail.observe(self.ways.iter().map(|w| w.finish).max().unwrap_or(0));
-        Site { variants: self.ways.iter().map(Measured::variant).collect(), rungs: self.rungs.clone(), tail }
+        Site {
+            variants: self.ways.iter().map(Measured::variant).collect(),
+            rungs: self.rungs.clone(),
+            tail,
+            crops: self.crops,
+        }
     }
 }
 
@@ -70,7 +79,7 @@ pub fn pipeline(pipeline: &Pipeline, patience: Duration) -> Result<Vec<MeasuredS
         let failed = |e: StageError| EngineError::Unusable(format!("stage `{}`: {e}", entry.id));
         let mut ways: Vec<(usize, Measured)> = Vec::new();
         let mut rungs = Vec::new();
-        let mut on_device = true;
+        let (mut on_device, mut crops) = (true, None);
         for rung in 0..pipeline.rungs.len().max(1) {
             let at = entry.at(rung);
             let Some(way) = at.variant else {
@@ -82,6 +91,7 @@ pub fn pipeline(pipeline: &Pipeline, patience: Duration) -> Result<Vec<MeasuredS
                 Some(n) => n,
                 None => match stage(entry.way(way), &context, patience).map_err(failed)? {
                     Some(measured) => {
+                        crops = crops.max(measured.crops);
                         ways.push((way, measured));
                         ways.len() - 1
                     }
@@ -95,7 +105,7 @@ pub fn pipeline(pipeline: &Pipeline, patience: Duration) -> Result<Vec<MeasuredS
         }
         if on_device && !ways.is_empty() {
             let ways = ways.into_iter().map(|(_, m)| m).collect();
-            out.push(MeasuredStage { id: entry.id.clone(), ways, rungs });
+            out.push(MeasuredStage { id: entry.id.clone(), ways, rungs, crops });
         }
     }
     Ok(out)
@@ -137,7 +147,9 @@ pub fn stage(
             }
         }
     }
-    let (prepare, finish) = around(&*stage, &mut sessions)?;
+    let crops = stage.crops().map(|_| 1);
+    // A frame without detections has no crops to prepare.
+    let (prepare, finish) = if crops.is_some() { (0, 0) } else { around(&*stage, &mut sessions)? };
     Ok(Some(Measured {
         device: stage.device().to_owned(),
         slots,
@@ -145,6 +157,7 @@ pub fn stage(
         spans: worst,
         prepare,
         finish,
+        crops,
     }))
 }
 
@@ -155,11 +168,11 @@ fn around(stage: &dyn BatchStage, sessions: &mut [(Box<dyn Execute>, Batch)]) ->
     let (mut prepares, mut finishes) = (Vec::new(), Vec::new());
     for _ in 0..9 {
         let begun = clock::now();
-        stage.prepare(&frame, batch, 0)?;
+        stage.prepare(&frame, batch, 0..1)?;
         prepares.push(clock::now() - begun);
         executor.execute(batch, 1)?;
         let begun = clock::now();
-        stage.finish(batch, 0, &mut frame)?;
+        stage.finish(batch, 0..1, &mut frame)?;
         finishes.push(clock::now() - begun);
         frame.annotations = Default::default();
     }

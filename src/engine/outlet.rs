@@ -1,33 +1,26 @@
 //! Where frames go when a node is done with them: on to the rings of the next nodes, and to the sinks.
 
 use super::device::Delivery;
-use crate::frame::{FailReason, Frame, Outcome, Payload, Record, clock};
+use crate::frame::{FailReason, Frame, Nanos, Outcome, Payload, Record, clock};
 use crate::ring::{Pushed, Sender};
-use crate::schedule::Estimate;
 use crate::telemetry::{Breakdown, SinkMeter, StreamMeter};
 use crossbeam_channel as channel;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-/// What lies behind a node: how long frames take from there to the sinks' queues, and how they end.
-pub struct Tail {
-    estimate: Mutex<Estimate>,
-    /// Tells a device's planner how its frames were delivered: where, and as which of its stages.
-    delivered: Option<(channel::Sender<Delivery>, usize)>,
-}
-
-impl Tail {
-    /// Nothing measured yet.
-    pub fn new(delivered: Option<(channel::Sender<Delivery>, usize)>) -> Self {
-        Self { estimate: Mutex::default(), delivered }
-    }
-    /// From leaving the node to the sinks' queues.
-    pub fn estimate(&self) -> Estimate {
-        *self.estimate.lock()
-    }
+/// A node that runs on a device: whom to tell how its frames were delivered.
+pub struct OnDevice {
+    /// The device's number among the graph's.
+    pub device: usize,
+    /// Which of the device's stages it is.
+    pub site: usize,
+    /// It runs on crops.
+    pub crops: bool,
+    /// To the device's planner.
+    pub delivered: channel::Sender<Delivery>,
 }
 
 /// The way into one sink's queue.
@@ -47,8 +40,8 @@ pub struct Shared {
     pub pipeline: Arc<str>,
     /// Names of the rungs, best first.
     pub rungs: Vec<Arc<str>>,
-    /// One for each node.
-    pub tails: Vec<Tail>,
+    /// One for each node; `None` for those that run on no device.
+    pub devices: Vec<Option<OnDevice>>,
     /// The process is stopping and will not wait for a blocked ring any more.
     pub aborting: AtomicBool,
 }
@@ -127,17 +120,7 @@ impl Outlet {
         let ticket = frame.ticket;
         let late = ticket.deadline().map_or(0, |d| delivered.saturating_sub(d));
         ticket.mark(if late == 0 { Outcome::OnTime } else { Outcome::Late });
-        for &(node, at) in frame.passed.nodes() {
-            let Some(tail) = self.shared.tails.get(usize::from(node)) else { continue };
-            let behind = delivered.saturating_sub(at);
-            tail.estimate.lock().observe(behind);
-            // Frames that a tracker carried count too: they are as much on time as the others.
-            if let Some((tx, site)) = &tail.delivered {
-                let stream = ticket.stream.index;
-                // A full queue only means that the planner has enough to learn from.
-                let _ = tx.try_send(Delivery { site: *site, stream, at: delivered, tail: behind, late });
-            }
-        }
+        self.tell(frame.passed.nodes(), ticket.stream.index, delivered, late);
         if frame.inferred {
             ticket.stream.ledger.add_inferred();
         }
@@ -185,6 +168,27 @@ impl Outlet {
         drop(ticket);
         for sink in &self.sinks {
             self.offer(sink, record.clone());
+        }
+    }
+
+    /// Tells the planners of the devices that a frame has passed how it was delivered. Frames that a tracker carried
+    /// count too: they are as much on time as the others.
+    fn tell(&self, passed: &[(u16, Nanos)], stream: u32, at: Nanos, late: Nanos) {
+        let (mut told, mut crops) = (0u64, 0);
+        for (n, &(node, left)) in passed.iter().enumerate().rev() {
+            let Some(Some(on)) = self.shared.devices.get(usize::from(node)) else { continue };
+            // Each device hears of the frame's end once, from the last of its stages.
+            let last = told & (1 << (on.device % 64)) == 0;
+            told |= 1 << (on.device % 64);
+            let tail = at.saturating_sub(left).saturating_sub(crops);
+            let delivery = Delivery { site: on.site, stream, at, tail, late: last.then_some(late) };
+            // A full queue only means that the planner has enough to learn from.
+            let _ = on.delivered.try_send(delivery);
+            if on.crops
+                && let Some(before) = n.checked_sub(1).and_then(|n| passed.get(n))
+            {
+                crops += left.saturating_sub(before.1);
+            }
         }
     }
 

@@ -2,12 +2,12 @@
 
 use super::device::HANG;
 use super::inbox::{Change, Inbox};
-use super::outlet::{Outlet, Shared};
+use super::outlet::Outlet;
 use super::supervisor::Supervisor;
 use crate::config::AtRung;
 use crate::frame::{FailReason, Frame, Outcome, clock};
 use crate::ring;
-use crate::stage::{Budget, Stage, StageError};
+use crate::stage::{Stage, StageError};
 use crate::telemetry::{Pulse, StageMeter};
 use crossbeam_channel::Receiver;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,8 +21,6 @@ pub type Factory = dyn Fn() -> Result<Box<dyn Stage>, StageError> + Send + Sync;
 pub struct Worker {
     /// The stage's id.
     pub id: Arc<str>,
-    /// Its number in the graph.
-    pub node: u16,
     /// The ways of running the stage.
     pub stages: Vec<Box<dyn Stage>>,
     /// Make them anew.
@@ -35,8 +33,6 @@ pub struct Worker {
     pub heard: Receiver<()>,
     /// Where its frames go.
     pub outlet: Arc<Outlet>,
-    /// What the graph's nodes share.
-    pub shared: Arc<Shared>,
     /// Its measurements.
     pub meter: Arc<StageMeter>,
     /// Its heartbeat.
@@ -81,10 +77,8 @@ impl Worker {
         let Some(way) = self.way(&frame) else { return self.outlet.pass(frame) };
         let start = clock::now();
         let arrived = frame.passed.nodes().last().map_or(frame.arrival.decoded, |n| n.1);
-        let tail = self.shared.tails[usize::from(self.node)].estimate().upper(2.3);
-        let budget = Budget { leave_by: frame.ticket.deadline().map(|d| d.saturating_sub(tail)) };
         self.pulse.begin(start, HANG);
-        let result = catch_unwind(AssertUnwindSafe(|| self.stages[way].process(&mut frame, budget)));
+        let result = catch_unwind(AssertUnwindSafe(|| self.stages[way].process(&mut frame)));
         let end = clock::now();
         self.pulse.end();
         self.meter.frame(end - start, start.saturating_sub(arrived));

@@ -53,6 +53,12 @@ impl Estimate {
     pub fn relax(&mut self) {
         self.variance *= 0.5;
     }
+
+    /// Forgets a part of all that was measured, where only a lower estimate lets anything be measured again.
+    pub(super) fn fade(&mut self) {
+        self.mean *= 0.7;
+        self.variance *= 0.5;
+    }
 }
 
 /// What one way of running a stage costs: α + β·b for a batch of b, as calibrated on an otherwise idle device, and the

@@ -36,6 +36,8 @@ pub struct Waiting {
     pub deadline: Option<Nanos>,
     /// The rung that an earlier stage gave it; `None` for a frame that has not begun.
     pub rung: Option<usize>,
+    /// Places of a batch that it takes: 1, or on a stage on crops as many as it has of them; 0: nothing to do here.
+    pub places: usize,
 }
 
 /// What the planner knows of a stream in front of one stage.
@@ -101,6 +103,10 @@ pub struct Site {
     pub rungs: Vec<RungPlan>,
     /// From leaving the stage to the sinks' queues.
     pub tail: Estimate,
+    /// A stage on crops, of which a frame has about so many; `None` for one that takes frames whole. A frame whose time
+    /// does not allow all of its crops goes on with those that fit, or with none: it is not shed for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crops: Option<usize>,
 }
 
 impl Site {
@@ -110,6 +116,7 @@ impl Site {
             variants: vec![Variant { cost, batch_sizes }],
             rungs: vec![RungPlan { variant: Some(0), every: 1 }],
             tail: Estimate::default(),
+            crops: None,
         }
     }
 }
@@ -138,7 +145,7 @@ pub enum Next {
     Idle,
 }
 
-/// A frame that goes on, and how.
+/// A frame of a batch, and how it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chosen<T> {
     /// The frame.
@@ -147,17 +154,46 @@ pub struct Chosen<T> {
     pub rung: usize,
     /// A rung below its stream's ceiling saves it.
     pub rescued: bool,
+    /// Places of the batch that it gets; on a stage on crops maybe fewer than it could fill.
+    pub places: usize,
+}
+
+/// Why a frame goes past a stage without using its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// Its rung switches the stage off.
+    Off,
+    /// Its rung leaves it to a tracker.
+    Carried,
+    /// A stage on crops has none of it.
+    Empty,
+    /// A stage on crops would make it late.
+    Skipped,
+}
+
+/// A frame that goes past a stage without using its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bypass<T> {
+    /// The stage.
+    pub site: usize,
+    /// The frame.
+    pub item: T,
+    /// Its rung.
+    pub rung: usize,
+    /// Why.
+    pub why: Why,
 }
 
 /// A decision's frames. Kept by the caller and reused, so that planning allocates nothing.
 #[derive(Debug)]
 pub struct Plan<T> {
-    /// Frames that go past their stage without using the device, before the batch: site and frame.
-    pub pass: Vec<(usize, Chosen<T>)>,
+    /// Frames that go past their stage before the batch.
+    pub pass: Vec<Bypass<T>>,
     /// The next batch, in the order of its places.
     pub run: Vec<Chosen<T>>,
     /// As `pass`, but they follow frames of the batch.
-    pub follow: Vec<(usize, Chosen<T>)>,
+    pub follow: Vec<Bypass<T>>,
     /// Given up, with the reason.
     pub shed: Vec<(T, ShedReason)>,
 }

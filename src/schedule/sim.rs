@@ -1,7 +1,7 @@
 //! A device, its streams and its planner under virtual time: what `framegate simulate` runs, what admission asks, and
 //! what the scheduler is proven with. The planner here is the one that runs in production.
 
-use super::{Chosen, Lane, Next, Plan, Planner, Policy, Site, Waiting};
+use super::{Bypass, Lane, Next, Plan, Planner, Policy, Site, Waiting};
 use crate::frame::clock::{MILLI, SECOND};
 use crate::frame::{Nanos, Outcome, ShedReason};
 use std::cmp::Reverse;
@@ -234,6 +234,8 @@ struct Flight {
     preparing: Nanos,
     prepare: Nanos,
     execute: Nanos,
+    /// Time in stages on crops: they take what the rest of the way leaves.
+    crops: Nanos,
     /// Branches that have not ended yet.
     open: u32,
     rung: Option<usize>,
@@ -268,6 +270,8 @@ struct Slot {
     started: Nanos,
     ends: Nanos,
     expected: Nanos,
+    /// The warmed size that runs.
+    places: usize,
     tokens: Vec<Token>,
 }
 
@@ -276,6 +280,7 @@ struct Prepared {
     site: usize,
     variant: usize,
     ready: Nanos,
+    places: usize,
     tokens: Vec<Token>,
 }
 
@@ -284,8 +289,9 @@ struct World<'s> {
     rng: fastrand::Rng,
     planner: Planner<Token>,
     flights: Vec<Flight>,
-    /// When frames left the sites before their last one: branch, site, time. By place among the flights.
-    trails: Vec<Vec<(u16, usize, Nanos)>>,
+    /// When frames left the sites before their last one: branch, site, time, and what they had spent on crops by then.
+    /// By place among the flights.
+    trails: Vec<Vec<(u16, usize, Nanos, Nanos)>>,
     free: Vec<u32>,
     events: BinaryHeap<Reverse<(Nanos, Event)>>,
     /// The next frame's number and nominal time, by stream.
@@ -358,7 +364,16 @@ impl<'s> World<'s> {
         }
         let carries = |s: &Site| s.rungs.iter().any(|r| r.variant.is_none() || r.every > 1);
         let overtakes = scenario.slots > 1 || scenario.sites.iter().any(carries);
-        let slot = || Slot { busy: false, site: 0, variant: 0, started: 0, ends: 0, expected: 0, tokens: Vec::new() };
+        let slot = || Slot {
+            busy: false,
+            site: 0,
+            variant: 0,
+            started: 0,
+            ends: 0,
+            expected: 0,
+            places: 0,
+            tokens: Vec::new(),
+        };
         Self {
             rng,
             planner,
@@ -426,6 +441,7 @@ impl<'s> World<'s> {
                 preparing: 0,
                 prepare: 0,
                 execute: 0,
+                crops: 0,
                 open: feed.branches.len() as u32,
                 rung: None,
                 rescued: false,
@@ -475,7 +491,8 @@ impl<'s> World<'s> {
         let site = self.scenario.feeds[f.feed as usize].branches[usize::from(token.1)][usize::from(token.2)];
         self.flights[token.0 as usize].ready = now;
         let rung = if token.2 == 0 { None } else { f.rung };
-        let waiting = Waiting { seq: f.seq, captured: f.captured, ready: now, deadline: f.deadline, rung };
+        let places = self.scenario.sites[site].crops.unwrap_or(1);
+        let waiting = Waiting { seq: f.seq, captured: f.captured, ready: now, deadline: f.deadline, rung, places };
         if let Some(out) = self.planner.arrive(f.feed, site, now, waiting, token) {
             self.lose(out, Outcome::Evicted);
         }
@@ -535,10 +552,9 @@ impl<'s> World<'s> {
         let slot = &mut self.slots[index];
         slot.busy = false;
         self.quiet_until = 0;
-        let (site, variant, started) = (slot.site, slot.variant, slot.started);
+        let (site, variant, started, places) = (slot.site, slot.variant, slot.started, slot.places);
         let tokens = std::mem::take(&mut slot.tokens);
         self.busy += now - started;
-        let places = self.scenario.sites[site].variants[variant].warmed(tokens.len().max(1));
         self.out.spans[site].push(now - started);
         self.planner.ran(site, variant, places, started, now - started);
         for &token in &tokens {
@@ -574,12 +590,17 @@ impl<'s> World<'s> {
 
     /// A frame has left a site: on to the next one of its branch, or to the sinks.
     fn goes_on(&mut self, now: Nanos, (at, branch, step): Token, site: usize) {
+        let f = &mut self.flights[at as usize];
+        if self.scenario.sites[site].crops.is_some() {
+            f.crops += now - f.ready;
+        }
+        let crops = f.crops;
         let feed = &self.scenario.feeds[self.flights[at as usize].feed as usize];
         if usize::from(step) + 1 < feed.branches[usize::from(branch)].len() {
             if self.trails.len() <= at as usize {
                 self.trails.resize(at as usize + 1, Vec::new());
             }
-            self.trails[at as usize].push((branch, site, now));
+            self.trails[at as usize].push((branch, site, now, crops));
             self.events.push(Reverse((now, Event::Ready(at, branch, step + 1))));
         } else {
             let event = Event::Delivered(at, branch, site, now);
@@ -590,11 +611,11 @@ impl<'s> World<'s> {
     fn delivered(&mut self, now: Nanos, at: u32, branch: u16, site: usize, left: Nanos) {
         let f = &mut self.flights[at as usize];
         f.delivered = f.delivered.max(now);
-        let (feed, late) = (f.feed, f.deadline.map_or(0, |d| now.saturating_sub(d)));
+        let (feed, late, crops) = (f.feed, f.deadline.map_or(0, |d| now.saturating_sub(d)), f.crops);
         self.planner.delivered(site, feed, now, now - left, late);
         let trail = self.trails.get(at as usize).into_iter().flatten();
-        for &(_, site, left) in trail.filter(|(b, _, _)| *b == branch) {
-            self.planner.came_through(site, now, now - left);
+        for &(_, site, left, before) in trail.filter(|t| t.0 == branch) {
+            self.planner.came_through(site, now, (now - left).saturating_sub(crops - before));
         }
         self.close(at);
     }
@@ -608,7 +629,7 @@ impl<'s> World<'s> {
         let Some(index) = self.slots.iter().position(|s| !s.busy) else { return };
         let Some(batch) = self.prepared.take() else { return };
         let v = &self.scenario.sites[batch.site].variants[batch.variant];
-        let places = v.warmed(batch.tokens.len().max(1));
+        let places = batch.places;
         let model = v.cost.alpha() as f64 + v.cost.beta() as f64 * places as f64;
         let span = self.really(now, batch.site, model);
         for &(at, _, _) in &batch.tokens {
@@ -618,6 +639,7 @@ impl<'s> World<'s> {
         let slot = &mut self.slots[index];
         (slot.busy, slot.site, slot.variant, slot.started) = (true, batch.site, batch.variant, now);
         slot.ends = now + span;
+        slot.places = places;
         slot.expected = now + self.planner.expected(batch.site, batch.variant, places);
         let counts = &mut self.out.batches[batch.site];
         counts.0 += u64::from(!batch.tokens.is_empty());
@@ -668,14 +690,14 @@ impl<'s> World<'s> {
                     Next::Run { site, .. } => Some((site, c.item)),
                     _ => None,
                 });
-                let of = |p: &(usize, Chosen<Token>)| (p.0, p.1.item);
+                let of = |b: &Bypass<Token>| (b.site, b.item);
                 for (site, item) in plan.pass.iter().map(of).chain(run).chain(plan.follow.iter().map(of)) {
                     self.lane(item, site).into_iter().for_each(|l| l.push_back((item, false)));
                 }
             }
-            for (site, chosen) in plan.pass.drain(..).chain(plan.follow.drain(..)) {
-                self.choose(&chosen);
-                self.done(now, chosen.item, site);
+            for passed in plan.pass.drain(..).chain(plan.follow.drain(..)) {
+                self.choose(passed.item, passed.rung, false);
+                self.done(now, passed.item, passed.site);
             }
             let go = match next {
                 Next::Run { site, variant } => Some((site, variant)),
@@ -692,13 +714,14 @@ impl<'s> World<'s> {
             };
             if let Some((site, variant)) = go {
                 let each = self.scenario.sites[site].variants[variant].cost.prepare.mean();
-                let span = each * plan.run.len() as Nanos;
+                let filled = plan.run.iter().map(|c| c.places).sum::<usize>();
+                let span = each * filled as Nanos;
                 let tokens: Vec<Token> = plan.run.iter().map(|c| c.item).collect();
-                let places = self.scenario.sites[site].variants[variant].warmed(tokens.len().max(1));
+                let places = self.scenario.sites[site].variants[variant].warmed(filled.max(1));
                 let tail = self.planner.sites()[site].tail.mean();
                 let expected = now.max(free_at) + span + self.planner.expected(site, variant, places) + tail;
                 for chosen in plan.run.drain(..) {
-                    self.choose(&chosen);
+                    self.choose(chosen.item, chosen.rung, chosen.rescued);
                     let f = &mut self.flights[chosen.item.0 as usize];
                     f.prepare += span;
                     self.out.known_late += u64::from(f.deadline.is_some_and(|d| expected > d));
@@ -708,7 +731,7 @@ impl<'s> World<'s> {
                     }
                 }
                 self.dispatcher_free = now + span;
-                self.prepared = Some(Prepared { site, variant, ready: now + span, tokens });
+                self.prepared = Some(Prepared { site, variant, ready: now + span, places, tokens });
                 self.wake(now + span);
                 self.start(now);
             }
@@ -734,10 +757,10 @@ impl<'s> World<'s> {
         }
     }
 
-    fn choose(&mut self, chosen: &Chosen<Token>) {
-        let f = &mut self.flights[chosen.item.0 as usize];
-        f.rung = Some(f.rung.map_or(chosen.rung, |r| r.max(chosen.rung)));
-        f.rescued |= chosen.rescued;
+    fn choose(&mut self, (flight, _, _): Token, rung: usize, rescued: bool) {
+        let f = &mut self.flights[flight as usize];
+        f.rung = Some(f.rung.map_or(rung, |r| r.max(rung)));
+        f.rescued |= rescued;
     }
 
     fn note_climbs(&mut self, now: Nanos) {

@@ -6,7 +6,7 @@
 //! consist of, so that everything comes back exactly as it was. [`Taped`] writes it, [`replay`] tells it again, and
 //! [`Recording`] makes streams and batches of it that other policies can be tried on.
 
-use super::{Chosen, Lane, Next, Plan, Planner, Policy, Site, Waiting};
+use super::{Bypass, Chosen, Lane, Next, Plan, Planner, Policy, Site, Waiting, Why};
 use crate::frame::{Frame, Nanos, ShedReason};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -87,8 +87,18 @@ impl Setup {
     }
 }
 
-/// A frame that a decision let go on: stream, number, rung, rescued.
-pub type Went = (u32, u64, usize, bool);
+/// A frame of a batch: stream, number, rung, rescued, places.
+pub type Ran = (u32, u64, usize, bool, usize);
+/// A frame that went past its stage: site, stream, number, rung, why.
+pub type Went = (usize, u32, u64, usize, Why);
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(places: &usize) -> bool {
+    *places == 1
+}
 
 /// One thing that a planner was told, with what it answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -129,6 +139,9 @@ pub enum Told {
         /// The rung that an earlier stage gave it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rung: Option<usize>,
+        /// Places that it takes.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        places: usize,
         /// The number of the frame that did not fit.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         out: Option<u64>,
@@ -139,6 +152,8 @@ pub enum Told {
     Prepared(usize, usize, Nanos),
     /// A frame was delivered: site, stream, at, tail, late.
     Delivered(usize, u32, Nanos, Nanos, Nanos),
+    /// A frame that had also come through this site was delivered: site, at, tail.
+    CameThrough(usize, Nanos, Nanos),
     /// Everything that waited was given up: so many frames.
     Abandon(usize),
     /// It was asked what to do next.
@@ -154,15 +169,15 @@ pub struct Decision {
     pub free_at: Nanos,
     /// What to do.
     pub next: Next,
-    /// Frames that go past their stage, with the site.
+    /// Frames that go past their stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub pass: Vec<(usize, Went)>,
+    pub pass: Vec<Went>,
     /// The batch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub run: Vec<Went>,
+    pub run: Vec<Ran>,
     /// Frames that go past their stage behind the batch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub follow: Vec<(usize, Went)>,
+    pub follow: Vec<Went>,
     /// Given up: stream, number, reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shed: Vec<(u32, u64, String)>,
@@ -170,9 +185,13 @@ pub struct Decision {
 
 impl Decision {
     fn of<T: Item>(now: Nanos, free_at: Nanos, next: Next, plan: &Plan<T>) -> Self {
-        let went = |c: &Chosen<T>| {
+        let ran = |c: &Chosen<T>| {
             let (stream, seq) = c.item.id();
-            (stream, seq, c.rung, c.rescued)
+            (stream, seq, c.rung, c.rescued, c.places)
+        };
+        let went = |b: &Bypass<T>| {
+            let (stream, seq) = b.item.id();
+            (b.site, stream, seq, b.rung, b.why)
         };
         let shed = |(item, reason): &(T, ShedReason)| {
             let (stream, seq) = item.id();
@@ -182,9 +201,9 @@ impl Decision {
             now,
             free_at,
             next,
-            pass: plan.pass.iter().map(|(site, c)| (*site, went(c))).collect(),
-            run: plan.run.iter().map(went).collect(),
-            follow: plan.follow.iter().map(|(site, c)| (*site, went(c))).collect(),
+            pass: plan.pass.iter().map(went).collect(),
+            run: plan.run.iter().map(ran).collect(),
+            follow: plan.follow.iter().map(went).collect(),
             shed: plan.shed.iter().map(shed).collect(),
         }
     }
@@ -277,6 +296,7 @@ impl<T: Item> Taped<T> {
             ready: waiting.ready,
             deadline: waiting.deadline,
             rung: waiting.rung,
+            places: waiting.places,
             out: out.as_ref().map(|item| item.id().1),
         });
         out
@@ -298,6 +318,12 @@ impl<T: Item> Taped<T> {
     pub fn delivered(&mut self, site: usize, stream: u32, at: Nanos, tail: Nanos, late: Nanos) {
         self.tell(|| Told::Delivered(site, stream, at, tail, late));
         self.planner.delivered(site, stream, at, tail, late);
+    }
+
+    /// [`Planner::came_through`].
+    pub fn came_through(&mut self, site: usize, at: Nanos, tail: Nanos) {
+        self.tell(|| Told::CameThrough(site, at, tail));
+        self.planner.came_through(site, at, tail);
     }
 
     /// [`Planner::abandon`].
@@ -420,9 +446,9 @@ pub fn replay(mut lines: impl Iterator<Item = String>) -> Result<Replayed, Trace
             Told::Admit(stream, admitted) => planner.admit(stream, admitted),
             Told::Ceiling(stream, rung) => planner.set_ceiling(stream, rung),
             Told::End(stream, site) => planner.end(stream, site),
-            Told::Arrive { stream, site, now, seq, captured, ready, deadline, rung, out } => {
+            Told::Arrive { stream, site, now, seq, captured, ready, deadline, rung, places, out } => {
                 done.arrivals += 1;
-                let waiting = Waiting { seq, captured, ready, deadline, rung };
+                let waiting = Waiting { seq, captured, ready, deadline, rung, places };
                 let gone = planner.arrive(stream, site, now, waiting, (stream, seq)).map(|(_, seq)| seq);
                 if gone != out {
                     let frame = |seq: Option<u64>| {
@@ -436,6 +462,7 @@ pub fn replay(mut lines: impl Iterator<Item = String>) -> Result<Replayed, Trace
             Told::Ran(site, variant, places, started, span) => planner.ran(site, variant, places, started, span),
             Told::Prepared(site, variant, span) => planner.prepared(site, variant, span),
             Told::Delivered(site, stream, at, tail, late) => planner.delivered(site, stream, at, tail, late),
+            Told::CameThrough(site, at, tail) => planner.came_through(site, at, tail),
             Told::Abandon(frames) => {
                 let gone = planner.abandon().len();
                 if gone != frames {
@@ -619,7 +646,12 @@ impl<'s> Reading<'s> {
                     stream.admitted = admitted;
                 }
             }
-            Told::Made(_) | Told::Ceiling(..) | Told::End(..) | Told::Abandon(_) | Told::Plan(_) => {}
+            Told::Made(_)
+            | Told::Ceiling(..)
+            | Told::End(..)
+            | Told::CameThrough(..)
+            | Told::Abandon(_)
+            | Told::Plan(_) => {}
         }
     }
 }
@@ -678,7 +710,8 @@ mod tests {
             let now = 5_000_000_000 + step * MILLI / 2;
             if step % 66 < 9 {
                 let (stream, seq) = ((step % 66) as u32, step / 66);
-                let waiting = Waiting { seq, captured: now, ready: now, deadline: Some(now + 33 * MILLI), rung: None };
+                let waiting =
+                    Waiting { seq, captured: now, ready: now, deadline: Some(now + 33 * MILLI), rung: None, places: 1 };
                 planner.arrive(stream, 0, now, waiting, (stream, seq));
             }
             if now >= busy_until {
@@ -721,7 +754,7 @@ mod tests {
     fn the_first_difference_is_named_by_its_line() {
         let mut lines = record();
         let at = lines.iter().rposition(|l| l.contains("\"run\":[[")).unwrap();
-        let changed = lines[at].replacen(",false]", ",true]", 1);
+        let changed = lines[at].replacen(",false,", ",true,", 1);
         assert_ne!(changed, lines[at]);
         lines[at] = changed;
         let error = replay(lines.into_iter()).unwrap_err();

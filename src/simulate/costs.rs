@@ -6,6 +6,7 @@ use crate::engine::measure::{self, Measured, MeasuredStage};
 use crate::frame::Nanos;
 use crate::frame::clock::MILLI;
 use crate::schedule::RungPlan;
+use crate::stage::Runs;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -110,6 +111,7 @@ struct RecordedCost {
     prepare_ms: f64,
     tail_ms: f64,
     spread: Option<f64>,
+    crops: Option<usize>,
 }
 
 fn nanos(ms: f64) -> Nanos {
@@ -142,6 +144,7 @@ impl RecordedCosts {
             spans: cost.batch_sizes.iter().map(|&b| (b, line(b))).collect(),
             prepare: nanos(cost.prepare_ms),
             finish: nanos(cost.tail_ms),
+            crops: cost.crops,
         };
         Some((measured, cost.spread))
     }
@@ -239,7 +242,7 @@ fn check_names(pipeline: &Pipeline, flags: &[CostFlag]) -> Result<(), CostError>
 
 /// Whether a stage waits for a device: its kind does, or somebody has said what it costs there.
 fn on_device(entry: &StageEntry, pipeline: &Pipeline, told: &Told<'_>) -> bool {
-    ["detect", "tensor"].contains(&entry.kind)
+    matches!(Runs::of(entry.kind), Runs::Device)
         || pipeline.costs.stages.iter().any(|c| c.stage == entry.id)
         || told.flags.iter().any(|f| *f.stage == *entry.id)
 }
@@ -304,6 +307,7 @@ impl Lookup<'_> {
         }
         measured.prepare = cost.prepare.unwrap_or_default().as_nanos() as Nanos;
         measured.finish = cost.tail.unwrap_or_default().as_nanos() as Nanos;
+        measured.crops = cost.crops.filter(|_| measured.crops.is_some()).or(measured.crops);
         measured.slots = cost.slots.unwrap_or(measured.slots);
         if let Some(device) = &cost.device {
             measured.device.clone_from(device);
@@ -322,7 +326,9 @@ impl Lookup<'_> {
         // What `auto` takes is only known once it is opened.
         let device = if device == "auto" { "cpu" } else { device };
         let gpu = !["cpu", "openvino"].contains(&device);
-        let most = number(key("batch").and_then(|b| b.get("max"))).unwrap_or(if gpu { BATCH_GPU } else { 1 });
+        let on_crops = Runs::of(entry.kind) == Runs::DeviceOnCrops;
+        let most = if on_crops { number(key("max_crops")) } else { number(key("batch").and_then(|b| b.get("max"))) };
+        let most = most.unwrap_or(if gpu || on_crops { BATCH_GPU } else { 1 });
         let mut sizes: Vec<usize> = (0..usize::BITS).map(|n| 1 << n).take_while(|&n| n < most).collect();
         sizes.push(most);
         Measured {
@@ -332,6 +338,7 @@ impl Lookup<'_> {
             spans: sizes.into_iter().map(|n| (n, 0)).collect(),
             prepare: 0,
             finish: 0,
+            crops: on_crops.then_some(1),
         }
     }
 
@@ -377,7 +384,8 @@ fn stage(entry: &StageEntry, found: Vec<Option<Measured>>) -> MeasuredStage {
         });
         rungs.push(RungPlan { variant, every });
     }
-    MeasuredStage { id: entry.id.clone(), ways, rungs }
+    let crops = ways.iter().filter_map(|w| w.crops).max();
+    MeasuredStage { id: entry.id.clone(), ways, rungs, crops }
 }
 
 #[cfg(test)]

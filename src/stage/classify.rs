@@ -1,8 +1,8 @@
 //! `classify`: a second model gives labels to the crops of detections.
 
-use super::crops::{self, CropModel, CropStage, Crops, Which};
-use super::{Budget, BuildContext, Built, Stage, StageConfig, StageError};
-use crate::frame::{Attribute, Frame};
+use super::crops::{self, CropStage, Note, Which};
+use super::{BuildContext, Built, StageConfig, StageError};
+use crate::frame::{Attribute, Detection};
 use crate::infer::card::{Labels, Named};
 use crate::infer::detector::{self, numbered};
 use crate::infer::device::{Device, Precision};
@@ -10,6 +10,7 @@ use crate::infer::model::ModelInfo;
 use crate::infer::picture::Resources;
 use crate::infer::recognise::python_names;
 use crate::issue::Issue;
+use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -116,32 +117,29 @@ impl StageConfig for ClassifyConfig {
     }
 
     fn build(&self, context: &BuildContext) -> Result<Built, StageError> {
-        let (config, context) = (self.clone(), context.clone());
-        Ok(Built::Stage(Box::new(move || {
-            let (model, named, info) =
-                CropModel::open(&config.model, config.resources(), config.which().max_crops, &context)?;
-            Ok(Box::new(Classify {
+        let stage = CropStage::open(&self.model, self.resources(), self.which(), context, |named, info| {
+            Ok(Classify {
                 id: context.id.clone(),
-                labels: config.names(&named, &info, &context)?,
-                threshold: config.threshold.or(named.card.threshold).unwrap_or(0.5),
-                top_k: config.top_k.unwrap_or(1),
-                activation: config.activation,
-                crops: CropStage::new(context.id.clone(), config.which(), model),
-                ranked: Vec::new(),
-            }))
-        })))
+                labels: self.names(named, info, context)?,
+                threshold: self.threshold.or(named.card.threshold).unwrap_or(0.5),
+                top_k: self.top_k.unwrap_or(1),
+                activation: self.activation,
+                ranked: Mutex::new(Vec::new()),
+            })
+        })?;
+        Ok(Built::Batch(Arc::new(stage)))
     }
 }
 
-/// The stage at work.
-struct Classify<C> {
+/// What it does with a crop's output.
+struct Classify {
     id: Arc<str>,
     labels: Vec<Arc<str>>,
     threshold: f32,
     top_k: usize,
     activation: Option<Activation>,
-    crops: CropStage<C>,
-    ranked: Vec<(f32, usize)>,
+    /// One finisher at a time writes here, so that it is free.
+    ranked: Mutex<Vec<(f32, usize)>>,
 }
 
 /// Probabilities with their classes, best first.
@@ -166,25 +164,20 @@ fn rank(out: &[f32], activation: Option<Activation>, ranked: &mut Vec<(f32, usiz
     ranked.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
 }
 
-impl<C: Crops> Stage for Classify<C> {
-    fn process(&mut self, frame: &mut Frame, budget: Budget) -> Result<(), StageError> {
-        let Self { id, labels, threshold, top_k, activation, crops, ranked } = self;
-        crops.process(frame, budget, |detection, out| {
-            rank(out, *activation, ranked);
-            for &(score, class) in ranked.iter().take(*top_k).filter(|(s, _)| *s >= *threshold) {
-                let label = labels.get(class).cloned().unwrap_or_else(|| numbered(class));
-                detection.attributes.push(Attribute { stage: id.clone(), label, score: score.min(1.0) });
-            }
-        })
+impl Note for Classify {
+    fn note(&self, detection: &mut Detection, out: &[f32]) {
+        let mut ranked = self.ranked.lock();
+        rank(out, self.activation, &mut ranked);
+        for &(score, class) in ranked.iter().take(self.top_k).filter(|(s, _)| *s >= self.threshold) {
+            let label = self.labels.get(class).cloned().unwrap_or_else(|| numbered(class));
+            detection.attributes.push(Attribute { stage: self.id.clone(), label, score: score.min(1.0) });
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::crops::tests::{Fake, frame, which};
     use super::*;
-    use crate::frame::clock::MILLI;
-    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     #[test]
     fn logits_and_probabilities_are_told_apart() {
@@ -202,24 +195,18 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_written_and_skipped_crops_marked() {
-        let clock = Arc::new(AtomicU64::new(MILLI));
-        let read = clock.clone();
-        let fake = Fake { clock, each: 5 * MILLI, fixed: 0, most: 1, sizes: Default::default() };
-        let mut stage = Classify {
+    fn labels_at_or_above_the_threshold_are_written() {
+        let stage = Classify {
             id: "colour".into(),
-            labels: vec!["red".into(), "blue".into()],
-            threshold: 0.5,
-            top_k: 1,
+            labels: vec!["red".into(), "blue".into(), "green".into()],
+            threshold: 0.25,
+            top_k: 2,
             activation: None,
-            crops: CropStage::with_clock("colour".into(), which(), fake, Box::new(move || read.load(Relaxed))),
-            ranked: Vec::new(),
+            ranked: Mutex::default(),
         };
-        let mut f = frame(&[0.4, 0.9]);
-        stage.process(&mut f, Budget { leave_by: Some(8 * MILLI) }).unwrap();
-        let all = f.annotations.detections.unwrap();
-        assert_eq!((&*all[1].attributes[0].label, &*all[1].attributes[0].stage), ("blue", "colour"));
-        assert!(all[0].attributes.is_empty());
-        assert_eq!(&*all[0].skipped[0], "colour");
+        let mut d = Detection::new("car".into(), 2, 0.9, [0.0, 0.0, 20.0, 40.0]);
+        stage.note(&mut d, &[0.1, 0.6, 0.3]);
+        let written: Vec<_> = d.attributes.iter().map(|a| (&*a.stage, &*a.label, a.score)).collect();
+        assert_eq!(written, [("colour", "blue", 0.6), ("colour", "green", 0.3)]);
     }
 }

@@ -1,16 +1,18 @@
-//! What `classify` and `embed` share: a second model on the crops of a frame's detections, as many as the frame's
-//! time allows, best scores first.
+//! What `classify` and `embed` share: a second model on the crops of a frame's detections, best scores first. The planner
+//! decides how many of them the frame's time allows.
 
 use super::detect::{check_model, check_resources, find_model, peek};
 use super::tensor::picture_input;
-use super::{Budget, BuildContext, StageError};
-use crate::frame::{Detection, Frame, Nanos, Picture, clock};
+use super::{Batch, BatchStage, BuildContext, Execute, OnCrops, StageError};
+use crate::frame::{Detection, Frame};
 use crate::infer::card::Named;
 use crate::infer::model::ModelInfo;
 use crate::infer::picture::{PictureBatch, PictureModel, Resources, open_named};
 use crate::infer::preprocess::Region;
 use crate::infer::session::Slot;
 use crate::issue::Issue;
+use parking_lot::Mutex;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -53,77 +55,222 @@ impl Which {
         sound && side > 0.0 && side >= self.min_size && self.classes.as_ref().is_none_or(listed)
     }
 
+    /// Places in the frame's list of detections that are looked at, best scores first.
+    fn order(&self, detections: &[Detection], order: &mut Vec<usize>) {
+        order.clear();
+        order.extend((0..detections.len()).filter(|&i| self.wants(&detections[i])));
+        order.sort_by(|&a, &b| detections[b].score.total_cmp(&detections[a].score).then(a.cmp(&b)));
+        order.truncate(self.max_crops);
+    }
+
     fn region(&self, b: [f32; 4]) -> Region {
         let (dx, dy) = ((b[2] - b[0]) * self.expand, (b[3] - b[1]) * self.expand);
         [b[0] - dx, b[1] - dy, b[2] + dx, b[3] + dy]
     }
 }
 
-/// Runs a model on regions of a picture.
-pub trait Crops: Send {
-    /// Most regions of one run.
-    fn most(&self) -> usize;
-
-    /// Runs the model on these regions, at most [`Crops::most`], and gives each one's first output.
-    ///
-    /// # Errors
-    /// The model or the picture cannot be used.
-    fn run(
-        &mut self,
-        picture: &Picture,
-        regions: &[Region],
-        each: &mut dyn FnMut(usize, &[f32]),
-    ) -> Result<(), StageError>;
+/// What a stage does with the model's first output for a crop.
+pub trait Note: Send + Sync {
+    /// Notes it on the crop's detection.
+    fn note(&self, detection: &mut Detection, out: &[f32]);
 }
 
-/// A model with a session of its own.
-pub struct CropModel {
-    model: PictureModel,
-    slot: Slot,
-    batch: PictureBatch,
+/// Crops that one session takes at once, at most: more of them run one after the other.
+const SESSION: usize = 8;
+
+/// A second model on the crops of a frame's detections.
+pub struct CropStage<N> {
+    id: Arc<str>,
+    which: Which,
+    model: Arc<PictureModel>,
+    device: String,
+    slots: usize,
+    threads: usize,
+    sizes: Vec<usize>,
+    note: N,
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+/// What one frame needs, kept for the next.
+#[derive(Default)]
+struct Scratch {
+    order: Vec<usize>,
     converted: Vec<f32>,
 }
 
-impl CropModel {
-    /// Opens a model for crops. One worker has one session: live work gives it all threads, offline work one.
+/// Memory of a batch: as many sessions' worth as have been needed so far.
+#[derive(Default)]
+struct Chunks(Vec<PictureBatch>);
+
+impl Chunks {
+    fn reserve(&mut self, model: &PictureModel, chunks: usize) -> Result<(), StageError> {
+        while self.0.len() < chunks {
+            self.0.push(model.batch()?);
+        }
+        Ok(())
+    }
+}
+
+fn foreign() -> StageError {
+    StageError::new("the batch belongs to another stage")
+}
+
+/// The numbers of crops that differ in cost: a session takes them in batches of `of`, the last one of which is as large
+/// as the next of its warmed sizes. Ascending, up to `most`.
+fn sizes(of: &[usize], most: usize) -> Vec<usize> {
+    let full = of.last().copied().unwrap_or(1).max(1);
+    let mut sizes = Vec::new();
+    while sizes.last().is_none_or(|&s| s < most) {
+        let before = sizes.last().copied().unwrap_or(0);
+        sizes.extend(of.iter().map(|s| before + s).filter(|&s| s < before + full));
+        sizes.push(before + full);
+    }
+    // No frame has more.
+    let needed = sizes.iter().position(|&s| s >= most).map_or(sizes.len(), |p| p + 1);
+    sizes.truncate(needed);
+    sizes
+}
+
+impl<N: Note> CropStage<N> {
+    /// Opens the model; `make` is told what it says of itself.
     ///
     /// # Errors
     /// Anything that keeps it from running.
     pub fn open(
         path: &Path,
         resources: Resources,
-        most: usize,
+        which: Which,
         context: &BuildContext,
-    ) -> Result<(Self, Named, ModelInfo), StageError> {
+        make: impl FnOnce(&Named, &ModelInfo) -> Result<N, StageError>,
+    ) -> Result<Self, StageError> {
         let named = find_model(path, context)?;
-        let (_, on) = Resources { slots: None, ..resources }.plan(context.live, context.threads);
+        let (planned, on) = resources.plan(context.live, context.threads);
         let (opened, info) = open_named(&named, on)?;
+        let slots = resources.slots_on(opened.device, planned);
         let input = picture_input(&named, &info, None)?;
-        let model = PictureModel::new(named.clone(), on, opened, input, most.min(8))?;
-        let slot = model.slot()?;
-        let batch = model.batch()?;
-        Ok((Self { model, slot, batch, converted: Vec::new() }, named, info))
+        let note = make(&named, &info)?;
+        let model = PictureModel::new(named, on, opened, input, which.max_crops.min(SESSION))?;
+        Ok(Self {
+            id: context.id.clone(),
+            device: model.device().to_string(),
+            sizes: sizes(model.batches(), which.max_crops),
+            which,
+            model: Arc::new(model),
+            slots,
+            threads: on.threads,
+            note,
+            scratch: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Crops that one session takes at once.
+    fn chunk(&self) -> usize {
+        self.model.batches().last().copied().unwrap_or(1).max(1)
+    }
+
+    fn with_scratch<T>(&self, f: impl FnOnce(&mut Scratch) -> T) -> T {
+        let mut scratch = self.scratch.lock().pop().unwrap_or_default();
+        let done = f(&mut scratch);
+        self.scratch.lock().push(scratch);
+        done
     }
 }
 
-impl Crops for CropModel {
-    fn most(&self) -> usize {
-        self.model.batches().last().copied().unwrap_or(1)
+impl<N: Note> BatchStage for CropStage<N> {
+    fn batch_sizes(&self) -> &[usize] {
+        &self.sizes
     }
 
-    fn run(
-        &mut self,
-        picture: &Picture,
-        regions: &[Region],
-        each: &mut dyn FnMut(usize, &[f32]),
-    ) -> Result<(), StageError> {
-        for (i, region) in regions.iter().enumerate() {
-            self.model.prepare(picture, Some(*region), &mut self.batch, i)?;
-        }
-        self.batch.run(&mut self.slot, regions.len())?;
-        for i in 0..regions.len() {
-            let out = self.batch.buffers.output(0, i)?;
-            each(i, out.values(&mut self.converted));
+    fn device(&self) -> &str {
+        &self.device
+    }
+
+    fn slots(&self) -> usize {
+        self.slots
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    fn open(&self) -> Result<Box<dyn Execute>, StageError> {
+        Ok(Box::new(CropSlot { slot: self.model.slot()?, model: self.model.clone(), chunk: self.chunk() }))
+    }
+
+    fn buffers(&self) -> Batch {
+        Box::new(Chunks::default())
+    }
+
+    fn crops(&self) -> Option<&dyn OnCrops> {
+        Some(self)
+    }
+
+    fn prepare(&self, frame: &Frame, batch: &mut Batch, places: Range<usize>) -> Result<(), StageError> {
+        let chunks = batch.downcast_mut::<Chunks>().ok_or_else(foreign)?;
+        let picture = frame.payload.picture().ok_or_else(|| StageError::new("the frame has no picture"))?;
+        let detections = frame.annotations.detections.as_deref().unwrap_or_default();
+        let chunk = self.chunk();
+        chunks.reserve(&self.model, places.end.div_ceil(chunk))?;
+        self.with_scratch(|scratch| {
+            self.which.order(detections, &mut scratch.order);
+            for (place, &i) in places.zip(&scratch.order) {
+                let region = self.which.region(detections[i].bbox);
+                self.model.prepare(picture, Some(region), &mut chunks.0[place / chunk], place % chunk)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn finish(&self, batch: &Batch, places: Range<usize>, frame: &mut Frame) -> Result<(), StageError> {
+        let chunks = batch.downcast_ref::<Chunks>().ok_or_else(foreign)?;
+        let Some(detections) = frame.annotations.detections.as_mut() else { return Ok(()) };
+        let chunk = self.chunk();
+        self.with_scratch(|Scratch { order, converted }| {
+            self.which.order(detections, order);
+            let run = places.len().min(order.len());
+            for (place, &i) in places.zip(&order[..run]) {
+                let of = chunks.0.get(place / chunk).ok_or_else(foreign)?;
+                let out = of.buffers.output(0, place % chunk)?;
+                self.note.note(&mut detections[i], out.values(converted));
+            }
+            for &i in &order[run..] {
+                detections[i].skipped.push(self.id.clone());
+            }
+            Ok(())
+        })
+    }
+}
+
+impl<N: Note> OnCrops for CropStage<N> {
+    fn count(&self, frame: &Frame) -> usize {
+        let detections = frame.annotations.detections.as_deref().unwrap_or_default();
+        detections.iter().filter(|d| self.which.wants(d)).count().min(self.which.max_crops)
+    }
+
+    fn skip(&self, frame: &mut Frame) {
+        let Some(detections) = frame.annotations.detections.as_mut() else { return };
+        self.with_scratch(|scratch| {
+            self.which.order(detections, &mut scratch.order);
+            for &i in &scratch.order {
+                detections[i].skipped.push(self.id.clone());
+            }
+        });
+    }
+}
+
+/// One slot that runs batches of crops.
+struct CropSlot {
+    slot: Slot,
+    model: Arc<PictureModel>,
+    chunk: usize,
+}
+
+impl Execute for CropSlot {
+    fn execute(&mut self, batch: &mut Batch, n: usize) -> Result<(), StageError> {
+        let chunks = batch.downcast_mut::<Chunks>().ok_or_else(foreign)?;
+        chunks.reserve(&self.model, n.div_ceil(self.chunk))?;
+        for (i, chunk) in chunks.0.iter_mut().enumerate().take(n.div_ceil(self.chunk)) {
+            chunk.run(&mut self.slot, self.chunk.min(n - i * self.chunk))?;
         }
         Ok(())
     }
@@ -150,300 +297,9 @@ pub fn check(
     }
 }
 
-/// Costs of one run on b crops, α + β·b, learned while running: least squares over the recent past, and how far off
-/// the predictions were.
-#[derive(Debug, Clone)]
-pub struct Cost {
-    /// Decaying sums of 1, b, t, b², b·t.
-    sums: [f64; 5],
-    /// Decaying mean of what a run took beyond its prediction, ns.
-    over: f64,
-    last_run: Option<Nanos>,
-}
-
-/// Weight that the past keeps at each new run.
-const MEMORY: f64 = 0.95;
-/// Predictions are made this many mean errors longer.
-const CAUTION: f64 = 2.0;
-/// Without a run for this long, one crop goes through regardless, so that a wrong estimate heals.
-const PROBE_AFTER: Nanos = clock::SECOND / 2;
-
-impl Default for Cost {
-    fn default() -> Self {
-        Self { sums: [0.0; 5], over: 0.0, last_run: None }
-    }
-}
-
-impl Cost {
-    /// A run on `b` crops ended at `now` and took `took`.
-    pub fn measured(&mut self, now: Nanos, b: usize, took: Nanos) {
-        let (b, t) = (b as f64, took as f64);
-        let error = t - self.mean(b).unwrap_or(t);
-        // Twice as quick to grow wary as to calm down.
-        let weight = if error.abs() > self.over { 0.2 } else { 0.1 };
-        self.over += weight * (error.abs() - self.over);
-        for (sum, new) in self.sums.iter_mut().zip([1.0, b, t, b * b, b * t]) {
-            *sum = *sum * MEMORY + new;
-        }
-        self.last_run = Some(now);
-    }
-
-    /// The expected time of a run on `b` crops, ns.
-    fn mean(&self, b: f64) -> Option<f64> {
-        let [n, sb, st, sbb, sbt] = self.sums;
-        if n == 0.0 {
-            return None;
-        }
-        let variance = sbb / n - (sb / n) * (sb / n);
-        if variance > 1e-3 {
-            let beta = ((sbt / n - sb / n * st / n) / variance).max(0.0);
-            let alpha = (st / n - beta * sb / n).max(0.0);
-            return Some(alpha + beta * b);
-        }
-        // All runs had the same size. Larger ones are taken to cost in proportion, smaller ones no less.
-        Some(st / n * (b * n / sb).max(1.0))
-    }
-
-    /// The time to allow for a run on `b` crops, ns; `None` before the first run.
-    pub fn predicted(&self, b: usize) -> Option<Nanos> {
-        self.mean(b as f64).map(|m| (m + CAUTION * self.over) as Nanos)
-    }
-
-    /// How many of `wanted` crops a run may take that starts at `now` and must end by `leave_by`.
-    pub fn affordable(&mut self, now: Nanos, leave_by: Option<Nanos>, wanted: usize) -> usize {
-        let Some(left) = leave_by.map(|l| l.saturating_sub(now)) else { return wanted };
-        // Larger runs never cost less, so the first that fits is the largest.
-        let fits = |b: usize| self.predicted(b).is_none_or(|p| p <= left);
-        if left > 0
-            && let Some(b) = (1..=wanted).rev().find(|&b| fits(b))
-        {
-            return b;
-        }
-        // A frame that is late already cannot be made later in a way that matters, but one run of a crop cannot
-        // save it either: only frames with time left are used to measure again.
-        let stale = self.last_run.is_none_or(|l| now.saturating_sub(l) >= PROBE_AFTER);
-        if left > 0 && stale && wanted > 0 {
-            self.over *= 0.5;
-            return 1;
-        }
-        0
-    }
-}
-
-/// Crops of one frame, best scores first, in runs as large as time allows.
-pub struct CropStage<C> {
-    id: Arc<str>,
-    which: Which,
-    crops: C,
-    cost: Cost,
-    now: Box<dyn Fn() -> Nanos + Send>,
-    order: Vec<usize>,
-    regions: Vec<Region>,
-}
-
-impl<C: Crops> CropStage<C> {
-    /// A stage that reads the monotonic clock.
-    pub fn new(id: Arc<str>, which: Which, crops: C) -> Self {
-        Self::with_clock(id, which, crops, Box::new(clock::now))
-    }
-
-    /// A stage that reads another clock.
-    pub fn with_clock(id: Arc<str>, which: Which, crops: C, now: Box<dyn Fn() -> Nanos + Send>) -> Self {
-        Self { id, which, crops, cost: Cost::default(), now, order: Vec::new(), regions: Vec::new() }
-    }
-
-    /// Runs the model on the frame's crops and lets `write` note each result on its detection. Crops that the budget
-    /// does not allow are marked as skipped.
-    ///
-    /// # Errors
-    /// The frame has no picture, or the model fails.
-    pub fn process(
-        &mut self,
-        frame: &mut Frame,
-        budget: Budget,
-        mut write: impl FnMut(&mut Detection, &[f32]),
-    ) -> Result<(), StageError> {
-        let Some(detections) = frame.annotations.detections.as_mut() else { return Ok(()) };
-        self.order.clear();
-        self.order.extend((0..detections.len()).filter(|&i| self.which.wants(&detections[i])));
-        if self.order.is_empty() {
-            return Ok(());
-        }
-        let picture = frame.payload.picture().ok_or_else(|| StageError::new("the frame has no picture"))?;
-        self.order.sort_by(|&a, &b| detections[b].score.total_cmp(&detections[a].score).then(a.cmp(&b)));
-        self.order.truncate(self.which.max_crops);
-        let mut done = 0;
-        while done < self.order.len() {
-            let start = (self.now)();
-            let wanted = (self.order.len() - done).min(self.crops.most());
-            let b = self.cost.affordable(start, budget.leave_by, wanted);
-            if b == 0 {
-                break;
-            }
-            let batch = &self.order[done..done + b];
-            self.regions.clear();
-            self.regions.extend(batch.iter().map(|&i| self.which.region(detections[i].bbox)));
-            self.crops.run(picture, &self.regions, &mut |i, out| write(&mut detections[batch[i]], out))?;
-            let end = (self.now)();
-            self.cost.measured(end, b, end.saturating_sub(start));
-            done += b;
-        }
-        for &i in &self.order[done..] {
-            detections[i].skipped.push(self.id.clone());
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use crate::frame::clock::MILLI;
-    use crate::frame::{Arrival, Colorimetry, Matrix, OwnedPlanes, Payload, PixelFormat, Range, Siting, Stream};
-    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-    /// A model that takes `each` per crop of virtual time and answers with the crop's left edge.
-    pub struct Fake {
-        pub clock: Arc<AtomicU64>,
-        pub each: Nanos,
-        pub fixed: Nanos,
-        pub most: usize,
-        pub sizes: Arc<parking_lot::Mutex<Vec<usize>>>,
-    }
-
-    impl Crops for Fake {
-        fn most(&self) -> usize {
-            self.most
-        }
-        fn run(
-            &mut self,
-            _: &Picture,
-            regions: &[Region],
-            each: &mut dyn FnMut(usize, &[f32]),
-        ) -> Result<(), StageError> {
-            self.clock.fetch_add(self.fixed + self.each * regions.len() as u64, Relaxed);
-            self.sizes.lock().push(regions.len());
-            for (i, r) in regions.iter().enumerate() {
-                each(i, &[3.0 * r[0], 4.0 * r[0]]);
-            }
-            Ok(())
-        }
-    }
-
-    pub fn frame(scores: &[f32]) -> Frame {
-        let color = Colorimetry {
-            matrix: Matrix::Bt601,
-            range: Range::Full,
-            siting_x: Siting::Centered,
-            siting_y: Siting::Centered,
-        };
-        let picture = Picture {
-            width: 64,
-            height: 64,
-            format: PixelFormat::Gray8,
-            strides: [64, 0, 0],
-            color,
-            pixel_aspect: (1, 1),
-            orientation: Default::default(),
-            buffer: Box::new(OwnedPlanes(vec![vec![0; 64 * 64]])),
-        };
-        let stream = Arc::new(Stream::new("cam0", 0, None, 0, true));
-        let mut f = Frame::new(stream.capture(0), None, Arrival::default(), Payload::Picture(Arc::new(picture)));
-        let detection = |(i, &s): (usize, &f32)| {
-            let x = 1.0 + i as f32;
-            Detection::new("person".into(), 0, s, [x, 0.0, x + 20.0, 40.0])
-        };
-        f.annotations.detections = Some(scores.iter().enumerate().map(detection).collect());
-        f
-    }
-
-    pub fn which() -> Which {
-        Which { classes: None, min_size: 0.0, expand: 0.0, max_crops: 32 }
-    }
-
-    fn stage(
-        fixed: Nanos,
-        each: Nanos,
-        most: usize,
-    ) -> (CropStage<Fake>, Arc<AtomicU64>, Arc<parking_lot::Mutex<Vec<usize>>>) {
-        let clock = Arc::new(AtomicU64::new(1000 * MILLI));
-        let sizes = Arc::new(parking_lot::Mutex::new(Vec::new()));
-        let fake = Fake { clock: clock.clone(), each, fixed, most, sizes: sizes.clone() };
-        let read = clock.clone();
-        (CropStage::with_clock("reid".into(), which(), fake, Box::new(move || read.load(Relaxed))), clock, sizes)
-    }
-
-    fn skipped(f: &Frame) -> Vec<usize> {
-        let all = f.annotations.detections.as_ref().unwrap();
-        (0..all.len()).filter(|&i| all[i].skipped.iter().any(|s| &**s == "reid")).collect()
-    }
-
-    #[test]
-    fn crops_beyond_the_budget_are_skipped_worst_scores_first_and_marked() {
-        let (mut stage, clock, _) = stage(0, 5 * MILLI, 1);
-        for _ in 0..5 {
-            stage.process(&mut frame(&[0.9]), Budget { leave_by: None }, |_, _| {}).unwrap();
-        }
-        let mut f = frame(&[0.3, 0.9, 0.5, 0.8]);
-        let start = clock.load(Relaxed);
-        let budget = Budget { leave_by: Some(start + 11 * MILLI) };
-        let mut written = Vec::new();
-        stage.process(&mut f, budget, |d, _| written.push(d.score)).unwrap();
-        assert_eq!(written, [0.9, 0.8]);
-        assert_eq!(skipped(&f), [0, 2]);
-        assert!(clock.load(Relaxed) <= start + 11 * MILLI);
-    }
-
-    #[test]
-    fn without_a_deadline_everything_runs_in_full_batches() {
-        let (mut stage, _, sizes) = stage(2 * MILLI, MILLI, 4);
-        let mut f = frame(&[0.5; 10]);
-        stage.process(&mut f, Budget { leave_by: None }, |_, _| {}).unwrap();
-        assert_eq!(*sizes.lock(), [4, 4, 2]);
-        assert!(skipped(&f).is_empty());
-    }
-
-    #[test]
-    fn the_cost_of_a_batch_is_learned_with_its_fixed_part() {
-        let mut cost = Cost::default();
-        for i in 0..40u64 {
-            let b = 1 + (i % 4) as usize;
-            cost.measured(i, b, 3 * MILLI + 2 * MILLI * b as u64);
-        }
-        for b in [1usize, 4, 8] {
-            let want = 3.0 + 2.0 * b as f64;
-            assert!((cost.predicted(b).unwrap() as f64 / MILLI as f64 - want).abs() < 0.5, "{b}");
-        }
-        assert_eq!(cost.affordable(0, Some(12 * MILLI), 8), 4);
-        assert_eq!(cost.affordable(0, Some(5 * MILLI / 2), 8), 0);
-    }
-
-    #[test]
-    fn a_wrong_estimate_heals() {
-        let (mut stage, clock, _) = stage(0, MILLI, 1);
-        // Something once held the machine up.
-        stage.cost.measured(clock.load(Relaxed), 1, 200 * MILLI);
-        let mut ran = 0;
-        for _ in 0..600 {
-            clock.fetch_add(33 * MILLI, Relaxed);
-            let budget = Budget { leave_by: Some(clock.load(Relaxed) + 10 * MILLI) };
-            stage.process(&mut frame(&[0.5, 0.6]), budget, |_, _| ran += 1).unwrap();
-        }
-        let mut f = frame(&[0.5, 0.6]);
-        let budget = Budget { leave_by: Some(clock.load(Relaxed) + 10 * MILLI) };
-        stage.process(&mut f, budget, |_, _| {}).unwrap();
-        assert!(skipped(&f).is_empty(), "still skipping after {ran} crops");
-    }
-
-    #[test]
-    fn a_frame_that_is_late_already_gets_no_crops() {
-        let (mut stage, clock, sizes) = stage(0, MILLI, 4);
-        let mut f = frame(&[0.5, 0.6]);
-        let budget = Budget { leave_by: Some(clock.load(Relaxed) - 1) };
-        stage.process(&mut f, budget, |_, _| {}).unwrap();
-        assert_eq!(skipped(&f), [0, 1]);
-        assert!(sizes.lock().is_empty());
-    }
 
     #[test]
     fn only_the_wanted_detections_are_looked_at() {
@@ -452,5 +308,25 @@ pub(super) mod tests {
         assert!(w.wants(&d("person", 10.0)) && !w.wants(&d("person", 9.0)) && !w.wants(&d("car", 50.0)));
         assert!(!w.wants(&d("person", f32::NAN)));
         assert_eq!(w.region([10.0, 0.0, 20.0, 100.0]), [9.0, -10.0, 21.0, 110.0]);
+    }
+
+    #[test]
+    fn the_best_scores_come_first_and_no_more_than_the_most() {
+        let w = Which { classes: None, min_size: 0.0, expand: 0.0, max_crops: 3 };
+        let all: Vec<Detection> = [0.3, 0.9, 0.5, 0.9]
+            .iter()
+            .map(|&s| Detection::new("person".into(), 0, s, [0.0, 0.0, 20.0, 40.0]))
+            .collect();
+        let mut order = vec![7];
+        w.order(&all, &mut order);
+        assert_eq!(order, [1, 3, 2]);
+    }
+
+    #[test]
+    fn sizes_are_those_that_differ_in_cost() {
+        assert_eq!(sizes(&[1, 2, 4, 8], 16), [1, 2, 4, 8, 9, 10, 12, 16]);
+        assert_eq!(sizes(&[1, 2, 4], 3), [1, 2, 4]);
+        assert_eq!(sizes(&[1, 2, 4, 8], 11), [1, 2, 4, 8, 9, 10, 12]);
+        assert_eq!(sizes(&[1], 4), [1, 2, 3, 4]);
     }
 }

@@ -16,6 +16,7 @@ use crate::issue::Issue;
 use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -438,15 +439,15 @@ impl BatchStage for Detect {
         buffers(&self.model)
     }
 
-    fn prepare(&self, frame: &Frame, batch: &mut Batch, index: usize) -> Result<(), StageError> {
+    fn prepare(&self, frame: &Frame, batch: &mut Batch, places: Range<usize>) -> Result<(), StageError> {
         let picture = frame.payload.picture().ok_or_else(|| StageError::new("the frame has no picture"))?;
         let region = self.region.map(|r| region_of(picture, r));
-        Ok(self.model.prepare(picture, region, picture_batch_mut(batch)?, index)?)
+        Ok(self.model.prepare(picture, region, picture_batch_mut(batch)?, places.start)?)
     }
 
-    fn finish(&self, batch: &Batch, index: usize, frame: &mut Frame) -> Result<(), StageError> {
+    fn finish(&self, batch: &Batch, places: Range<usize>, frame: &mut Frame) -> Result<(), StageError> {
         let mut scratch = self.scratch.lock().pop().unwrap_or_default();
-        let result = self.detections(picture_batch(batch)?, index, &mut scratch);
+        let result = self.detections(picture_batch(batch)?, places.start, &mut scratch);
         self.scratch.lock().push(scratch);
         let new = result?;
         match &mut frame.annotations.detections {

@@ -1,8 +1,8 @@
 //! `embed`: a second model turns the crops of detections into vectors that tell individuals apart.
 
-use super::crops::{self, CropModel, CropStage, Crops, Which};
-use super::{Budget, BuildContext, Built, Stage, StageConfig, StageError};
-use crate::frame::Frame;
+use super::crops::{self, CropStage, Note, Which};
+use super::{BuildContext, Built, StageConfig, StageError};
+use crate::frame::Detection;
 use crate::infer::device::{Device, Precision};
 use crate::infer::picture::Resources;
 use crate::issue::Issue;
@@ -63,18 +63,13 @@ impl StageConfig for EmbedConfig {
     }
 
     fn build(&self, context: &BuildContext) -> Result<Built, StageError> {
-        let (config, context) = (self.clone(), context.clone());
-        Ok(Built::Stage(Box::new(move || {
-            let (model, ..) = CropModel::open(&config.model, config.resources(), config.which().max_crops, &context)?;
-            Ok(Box::new(Embed { crops: CropStage::new(context.id.clone(), config.which(), model) }))
-        })))
+        let stage = CropStage::open(&self.model, self.resources(), self.which(), context, |_, _| Ok(Embed))?;
+        Ok(Built::Batch(Arc::new(stage)))
     }
 }
 
-/// The stage at work.
-struct Embed<C> {
-    crops: CropStage<C>,
-}
+/// What it does with a crop's output.
+struct Embed;
 
 /// The vector at unit length; `None` where it has no direction.
 fn unit(out: &[f32]) -> Option<Arc<[f32]>> {
@@ -82,37 +77,20 @@ fn unit(out: &[f32]) -> Option<Arc<[f32]>> {
     (length.is_finite() && length > 1e-12).then(|| out.iter().map(|v| (*v as f64 / length) as f32).collect())
 }
 
-impl<C: Crops> Stage for Embed<C> {
-    fn process(&mut self, frame: &mut Frame, budget: Budget) -> Result<(), StageError> {
-        self.crops.process(frame, budget, |detection, out| detection.embedding = unit(out))
+impl Note for Embed {
+    fn note(&self, detection: &mut Detection, out: &[f32]) {
+        detection.embedding = unit(out);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::crops::tests::{Fake, frame, which};
     use super::*;
-    use crate::frame::clock::MILLI;
-    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     #[test]
     fn vectors_have_unit_length_or_are_left_out() {
         assert_eq!(&*unit(&[3.0, 4.0]).unwrap(), &[0.6, 0.8]);
         assert!(unit(&[0.0; 4]).is_none() && unit(&[f32::NAN]).is_none() && unit(&[f32::INFINITY]).is_none());
         assert!(unit(&[1e30, 1e30]).is_some());
-    }
-
-    #[test]
-    fn crops_beyond_the_budget_have_no_vector_and_say_so() {
-        let clock = Arc::new(AtomicU64::new(MILLI));
-        let read = clock.clone();
-        let fake = Fake { clock, each: 5 * MILLI, fixed: 0, most: 1, sizes: Default::default() };
-        let crops = CropStage::with_clock("reid".into(), which(), fake, Box::new(move || read.load(Relaxed)));
-        let mut stage = Embed { crops };
-        let mut f = frame(&[0.4, 0.9]);
-        stage.process(&mut f, Budget { leave_by: Some(8 * MILLI) }).unwrap();
-        let all = f.annotations.detections.unwrap();
-        assert_eq!(all[1].embedding.as_deref(), Some(&[0.6, 0.8][..]));
-        assert!(all[0].embedding.is_none() && &*all[0].skipped[0] == "reid");
     }
 }

@@ -1,6 +1,6 @@
 //! `filter`: keeps the detections that matter, by class, score, size and place.
 
-use super::{Budget, BuildContext, Built, Stage, StageConfig, StageError};
+use super::{BuildContext, Built, Stage, StageConfig, StageError};
 use crate::frame::{Detection, Frame};
 use crate::issue::{Issue, Severity};
 use serde::Deserialize;
@@ -165,7 +165,7 @@ struct Filter {
 }
 
 impl Stage for Filter {
-    fn process(&mut self, frame: &mut Frame, _budget: Budget) -> Result<(), StageError> {
+    fn process(&mut self, frame: &mut Frame) -> Result<(), StageError> {
         let Some(detections) = &mut frame.annotations.detections else { return Ok(()) };
         let scale = match frame.payload.picture().map(|p| p.view_size()) {
             _ if !self.config.needs_size() => [1.0, 1.0],
@@ -306,7 +306,7 @@ mod tests {
         let all =
             detections.iter().map(|&(label, class, score, bbox)| Detection::new(label.into(), class, score, bbox));
         frame.annotations.detections = Some(all.collect());
-        make().expect("built").process(&mut frame, Budget { leave_by: None }).expect("filtered");
+        make().expect("built").process(&mut frame).expect("filtered");
         frame.annotations.detections.expect("there").iter().map(|d| d.label.to_string()).collect()
     }
 
@@ -371,9 +371,9 @@ mod tests {
         let stream = Arc::new(Stream::new("cam0", 0, None, 0, true));
         let mut frame = Frame::new(stream.capture(0), None, Arrival::default(), Payload::Empty);
         let mut stage = make().expect("built");
-        assert!(stage.process(&mut frame, Budget { leave_by: None }).is_ok(), "no detections, nothing to measure");
+        assert!(stage.process(&mut frame).is_ok(), "no detections, nothing to measure");
         frame.annotations.detections = Some(Vec::new());
-        let error = stage.process(&mut frame, Budget { leave_by: None }).expect_err("no size");
+        let error = stage.process(&mut frame).expect_err("no size");
         assert!(error.to_string().contains("picture"), "{error}");
     }
 

@@ -12,11 +12,12 @@ pub mod filter;
 pub mod tensor;
 pub mod track;
 
-use crate::frame::{Frame, Nanos};
+use crate::frame::Frame;
 use crate::issue::Issue;
 use serde::de::DeserializeOwned;
 use std::any::Any;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toml::Spanned;
@@ -34,21 +35,13 @@ impl StageError {
     }
 }
 
-/// What a stage may know about the frame's time.
-#[derive(Debug, Clone, Copy)]
-pub struct Budget {
-    /// When the frame has to leave this stage to be delivered in time (deadline less the rest of the path);
-    /// `None` without a deadline.
-    pub leave_by: Option<Nanos>,
-}
-
 /// A step that annotates frames in place, one at a time, in stream order.
 pub trait Stage: Send {
     /// Annotates a frame. An error fails this frame, not the stream.
     ///
     /// # Errors
     /// What is wrong with this frame, or with the stage on it.
-    fn process(&mut self, frame: &mut Frame, budget: Budget) -> Result<(), StageError>;
+    fn process(&mut self, frame: &mut Frame) -> Result<(), StageError>;
 
     /// A stream is gone for good: its state may be let go.
     fn forget(&mut self, _stream: u32) {}
@@ -81,17 +74,32 @@ pub trait BatchStage: Send + Sync {
     /// Memory for one batch of up to the largest size. The engine makes a few at start and reuses them.
     fn buffers(&self) -> Batch;
 
-    /// Reads a frame into place `index` of the batch.
+    /// `None` for a stage that takes frames whole: each fills one place of a batch. A stage on crops says how many of
+    /// them a frame has, and does with fewer, or none, where time does not allow them all.
+    fn crops(&self) -> Option<&dyn OnCrops> {
+        None
+    }
+
+    /// Reads a frame into these places of the batch.
     ///
     /// # Errors
     /// The frame has no payload that this stage can read.
-    fn prepare(&self, frame: &Frame, batch: &mut Batch, index: usize) -> Result<(), StageError>;
+    fn prepare(&self, frame: &Frame, batch: &mut Batch, places: Range<usize>) -> Result<(), StageError>;
 
-    /// Turns the outputs at place `index` into annotations.
+    /// Turns the outputs at these places into annotations.
     ///
     /// # Errors
     /// The outputs make no sense.
-    fn finish(&self, batch: &Batch, index: usize, frame: &mut Frame) -> Result<(), StageError>;
+    fn finish(&self, batch: &Batch, places: Range<usize>, frame: &mut Frame) -> Result<(), StageError>;
+}
+
+/// What a batch stage that runs on crops of frames can do besides.
+pub trait OnCrops {
+    /// Crops that the frame has for this stage.
+    fn count(&self, frame: &Frame) -> usize;
+
+    /// The frame goes on without its crops, for want of time: says so on it.
+    fn skip(&self, frame: &mut Frame);
 }
 
 /// Memory of one batch: whatever the stage that made it needs. The engine only carries it around.
@@ -158,6 +166,24 @@ pub trait StageConfig: Debug + Send + Sync {
     fn build(&self, context: &BuildContext) -> Result<Built, StageError>;
 }
 
+/// What a kind of stage runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runs {
+    /// A thread of its own, frame by frame.
+    Thread,
+    /// A device, in batches of frames.
+    Device,
+    /// A device, in batches of crops of frames.
+    DeviceOnCrops,
+}
+
+impl Runs {
+    /// What stages of this kind run on; a thread where there is no such kind.
+    pub fn of(kind: &str) -> Self {
+        KINDS.iter().find(|k| k.name == kind).map_or(Self::Thread, |k| k.runs)
+    }
+}
+
 /// A kind of stage: one line of the registry.
 #[derive(Clone, Copy)]
 pub struct Kind {
@@ -169,25 +195,39 @@ pub struct Kind {
     pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
     /// It keeps state from frame to frame, so a rung can switch it off but not change it.
     pub keeps_state: bool,
+    /// What it runs on.
+    pub runs: Runs,
     /// Reads its keys (without the common ones: `kind`, `from`, `workers`, `cpus`). Errors carry the place in the file.
     pub parse: fn(ValueDeserializer<'_>) -> Result<Box<dyn StageConfig>, toml::de::Error>,
 }
 
 /// The kinds there are.
 pub const KINDS: &[Kind] = &[
-    kind::<detect::DetectConfig>("detect", "Finds things in pictures with a neural network."),
-    kind::<classify::ClassifyConfig>("classify", "Gives labels to the crops of detections with a second model."),
-    kind::<embed::EmbedConfig>("embed", "Turns the crops of detections into re-identification vectors."),
-    kind::<tensor::TensorConfig>("tensor", "Runs any model on the picture and attaches its raw outputs."),
-    kind::<filter::FilterConfig>("filter", "Keeps the detections that matter, by class, score, size and place."),
+    kind::<detect::DetectConfig>("detect", "Finds things in pictures with a neural network.", Runs::Device),
+    kind::<classify::ClassifyConfig>(
+        "classify",
+        "Gives labels to the crops of detections with a second model.",
+        Runs::DeviceOnCrops,
+    ),
+    kind::<embed::EmbedConfig>(
+        "embed",
+        "Turns the crops of detections into re-identification vectors.",
+        Runs::DeviceOnCrops,
+    ),
+    kind::<tensor::TensorConfig>("tensor", "Runs any model on the picture and attaches its raw outputs.", Runs::Device),
+    kind::<filter::FilterConfig>(
+        "filter",
+        "Keeps the detections that matter, by class, score, size and place.",
+        Runs::Thread,
+    ),
     Kind {
         keeps_state: true,
-        ..kind::<track::TrackConfig>("track", "Gives the same object the same id from frame to frame.")
+        ..kind::<track::TrackConfig>("track", "Gives the same object the same id from frame to frame.", Runs::Thread)
     },
 ];
 
 /// Makes a registry line from a configuration type.
-pub const fn kind<C>(name: &'static str, about: &'static str) -> Kind
+pub const fn kind<C>(name: &'static str, about: &'static str, runs: Runs) -> Kind
 where
     C: StageConfig + DeserializeOwned + schemars::JsonSchema + 'static,
 {
@@ -196,6 +236,7 @@ where
         about,
         schema: |g| g.subschema_for::<C>(),
         keeps_state: false,
+        runs,
         parse: |table| Ok(Box::new(C::deserialize(table)?)),
     }
 }

@@ -15,6 +15,7 @@ use crate::infer::picture::{PictureModel, Resources, open_named};
 use crate::issue::Issue;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -165,18 +166,18 @@ impl BatchStage for TensorStage {
         buffers(&self.model)
     }
 
-    fn prepare(&self, frame: &Frame, batch: &mut Batch, index: usize) -> Result<(), StageError> {
+    fn prepare(&self, frame: &Frame, batch: &mut Batch, places: Range<usize>) -> Result<(), StageError> {
         let picture = frame.payload.picture().ok_or_else(|| StageError::new("the frame has no picture"))?;
         let region = self.region.map(|r| region_of(picture, r));
-        Ok(self.model.prepare(picture, region, picture_batch_mut(batch)?, index)?)
+        Ok(self.model.prepare(picture, region, picture_batch_mut(batch)?, places.start)?)
     }
 
-    fn finish(&self, batch: &Batch, index: usize, frame: &mut Frame) -> Result<(), StageError> {
+    fn finish(&self, batch: &Batch, places: Range<usize>, frame: &mut Frame) -> Result<(), StageError> {
         let batch = picture_batch(batch)?;
         let mut tensors = Vec::with_capacity(self.kept.len());
         let mut scratch = Vec::new();
         for &o in &self.kept {
-            let out = batch.buffers.output(o, index)?;
+            let out = batch.buffers.output(o, places.start)?;
             tensors.push(RawTensor {
                 name: out.name.clone(),
                 shape: out.shape.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect(),

@@ -287,6 +287,9 @@ pub struct StageCost {
     /// Deviation of batches, as a share of their span; `null` where too few were run.
     #[serde(serialize_with = "rounded_maybe")]
     pub spread: Option<f64>,
+    /// On a stage on crops: of twenty frames one had more of them than this; batches are of crops.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crops: Option<usize>,
 }
 
 /// Quantiles of times, milliseconds.

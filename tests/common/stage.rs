@@ -58,9 +58,12 @@ pub fn run_one(
     batch: &mut framegate::stage::Batch,
     frame: &mut Frame,
 ) {
-    stage.prepare(frame, batch, 0).unwrap();
-    slot.execute(batch, 1).unwrap();
-    stage.finish(batch, 0, frame).unwrap();
+    let places = stage.crops().map_or(1, |c| c.count(frame));
+    if places > 0 {
+        stage.prepare(frame, batch, 0..places).unwrap();
+        slot.execute(batch, places).unwrap();
+        stage.finish(batch, 0..places, frame).unwrap();
+    }
 }
 
 /// The frame's detections.

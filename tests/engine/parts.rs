@@ -7,9 +7,10 @@ use framegate::frame::{Detection, Frame, Record};
 use framegate::schedule::Policy;
 use framegate::sink::{Sink, SinkConfig, SinkError};
 use framegate::source::SourceConfig;
-use framegate::stage::{Batch, BatchStage, Budget, BuildContext, Built, Execute, Stage, StageConfig, StageError};
+use framegate::stage::{Batch, BatchStage, BuildContext, Built, Execute, Stage, StageConfig, StageError};
 use framegate::telemetry::{Health, StreamReport, Telemetry};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ impl fmt::Debug for Plain {
 }
 
 impl Stage for Plain {
-    fn process(&mut self, frame: &mut Frame, _: Budget) -> Result<(), StageError> {
+    fn process(&mut self, frame: &mut Frame) -> Result<(), StageError> {
         (self.0)(frame)
     }
 }
@@ -69,13 +70,13 @@ impl BatchStage for Device {
     fn buffers(&self) -> Batch {
         Box::new(Places(vec![("".into(), 0); 16]))
     }
-    fn prepare(&self, frame: &Frame, batch: &mut Batch, index: usize) -> Result<(), StageError> {
+    fn prepare(&self, frame: &Frame, batch: &mut Batch, at: Range<usize>) -> Result<(), StageError> {
         let places = batch.downcast_mut::<Places>().expect("our batch");
-        places.0[index] = (frame.stream().id.clone(), frame.ticket.seq);
+        places.0[at.start] = (frame.stream().id.clone(), frame.ticket.seq);
         Ok(())
     }
-    fn finish(&self, batch: &Batch, index: usize, frame: &mut Frame) -> Result<(), StageError> {
-        let place = &batch.downcast_ref::<Places>().expect("our batch").0[index];
+    fn finish(&self, batch: &Batch, at: Range<usize>, frame: &mut Frame) -> Result<(), StageError> {
+        let place = &batch.downcast_ref::<Places>().expect("our batch").0[at.start];
         assert_eq!(*place, (frame.stream().id.clone(), frame.ticket.seq), "outputs belong to the frame");
         frame.annotations.detections = Some(vec![Detection::new("thing".into(), 0, 1.0, [0.0, 0.0, 1.0, 1.0])]);
         Ok(())

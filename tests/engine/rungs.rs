@@ -7,6 +7,7 @@ use crossbeam_channel::{Sender, unbounded};
 use framegate::config::{Admission, AtRung, Rung, StageEntry};
 use framegate::frame::{Detection, Frame, Record};
 use framegate::stage::{Batch, BatchStage, BuildContext, Built, Execute, StageConfig, StageError};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ struct Way {
     name: &'static str,
     takes: Duration,
     calls: Arc<AtomicU32>,
-    hangs: std::ops::Range<u32>,
+    hangs: Range<u32>,
     release: Option<crossbeam_channel::Receiver<()>>,
 }
 
@@ -42,10 +43,10 @@ impl BatchStage for Way {
     fn buffers(&self) -> Batch {
         Box::new(())
     }
-    fn prepare(&self, _: &Frame, _: &mut Batch, _: usize) -> Result<(), StageError> {
+    fn prepare(&self, _: &Frame, _: &mut Batch, _: Range<usize>) -> Result<(), StageError> {
         Ok(())
     }
-    fn finish(&self, _: &Batch, _: usize, frame: &mut Frame) -> Result<(), StageError> {
+    fn finish(&self, _: &Batch, _: Range<usize>, frame: &mut Frame) -> Result<(), StageError> {
         let found = Detection::new(self.name.into(), 0, 1.0, [0.0; 4]);
         frame.annotations.detections.get_or_insert_default().push(found);
         Ok(())
@@ -224,7 +225,7 @@ fn where_quality_may_give_way_streams_start_on_the_rung_that_fits() {
     assert!(["a", "b", "c"].iter().all(|s| shed(&counts(&telemetry, s), "admission") == 0));
 }
 
-fn hanging(hangs: std::ops::Range<u32>) -> (Way, Sender<()>) {
+fn hanging(hangs: Range<u32>) -> (Way, Sender<()>) {
     let (release, held) = unbounded();
     // The calibration makes at most 15 calls.
     (Way { hangs: hangs.start + 15..hangs.end + 15, release: Some(held), ..way("found", Duration::ZERO) }, release)

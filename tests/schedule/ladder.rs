@@ -20,6 +20,7 @@ fn three() -> Site {
             RungPlan { variant: Some(1), every: 2 },
         ],
         tail: Default::default(),
+        crops: None,
     }
 }
 
@@ -29,6 +30,7 @@ fn every_third() -> Site {
         variants: vec![variant(ALPHA, BETA)],
         rungs: vec![RungPlan { variant: Some(0), every: 1 }, RungPlan { variant: Some(0), every: 3 }],
         tail: Default::default(),
+        crops: None,
     }
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use framegate::frame::Nanos;
 use framegate::frame::clock::SECOND;
 use framegate::schedule::sim::Span;
-use framegate::schedule::{Lane, Next, Plan, Planner, Waiting};
+use framegate::schedule::{Bypass, Lane, Next, Plan, Planner, Waiting, Why};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -52,15 +52,14 @@ fn sites() -> impl Strategy<Value = Vec<Site>> {
         prop::collection::vec((prop::option::weighted(0.9, 0..variants), 1..4u32), n)
             .prop_map(|rungs| rungs.into_iter().map(|(variant, every)| RungPlan { variant, every }).collect::<Vec<_>>())
     };
-    let site = move |n| {
-        variants().prop_flat_map(move |variants| {
-            rungs(variants.len(), n).prop_map(move |rungs| Site {
-                variants: variants.clone(),
-                rungs,
-                tail: Default::default(),
+    let site =
+        move |n| {
+            variants().prop_flat_map(move |variants| {
+                (rungs(variants.len(), n), prop::option::weighted(0.3, 0..6usize)).prop_map(move |(rungs, crops)| {
+                    Site { variants: variants.clone(), rungs, tail: Default::default(), crops }
+                })
             })
-        })
-    };
+        };
     (1..4usize, 1..4usize).prop_flat_map(move |(sites, rungs)| prop::collection::vec(site(rungs), sites))
 }
 
@@ -82,6 +81,14 @@ fn load() -> impl Strategy<Value = Load> {
     (sites(), 1..3usize, prop::collection::vec(stream(), 1..8), 0..3usize, spread, any::<u64>()).prop_map(
         |(sites, slots, streams, offline, spread, seed)| Load { sites, slots, streams, offline, spread, seed },
     )
+}
+
+/// Places that a frame could fill at a stage: on crops from none to more than a batch has.
+fn places(site: &Site, stream: u32, seq: u64) -> usize {
+    match site.crops {
+        None => 1,
+        Some(most) => (seq * 7 + u64::from(stream) * 3) as usize % (2 * most + 1),
+    }
 }
 
 /// A frame on its way.
@@ -145,8 +152,9 @@ impl<'l> Driver<'l> {
             for seq in 0..s.frames {
                 let captured = (SECOND + s.phase + seq * s.period + rng.u64(0..=s.jitter)).max(last);
                 last = captured;
-                let w =
-                    Waiting { seq, captured, ready: captured, deadline: deadline.map(|d| captured + d), rung: None };
+                let deadline = deadline.map(|d| captured + d);
+                let places = places(&load.sites[0], i as u32, seq);
+                let w = Waiting { seq, captured, ready: captured, deadline, rung: None, places };
                 arrivals.insert((captured, ids), (0, (i as u32, w)));
                 ids += 1;
             }
@@ -195,7 +203,8 @@ impl<'l> Driver<'l> {
     /// On to the next stage, or delivered.
     fn goes_on(&mut self, site: usize, (stream, w): Item, rung: usize) {
         if site + 1 < self.load.sites.len() {
-            let w = Waiting { ready: self.now, rung: Some(rung), ..w };
+            let places = places(&self.load.sites[site + 1], stream, w.seq);
+            let w = Waiting { ready: self.now, rung: Some(rung), places, ..w };
             self.arrivals.insert((self.now, self.ids), (site + 1, (stream, w)));
             self.ids += 1;
         } else {
@@ -264,8 +273,8 @@ impl<'l> Driver<'l> {
         let out = plan.pass.len() + plan.run.len() + plan.follow.len() + plan.shed.len();
         assert_eq!(before, self.planner.waiting() + out, "frames are neither lost nor made");
         let passed: Vec<_> = plan.pass.drain(..).collect();
-        for &(site, c) in &passed {
-            self.passes(site, c.item, c.rung);
+        for bypass in passed {
+            self.passes(bypass);
         }
         let mut wake = Nanos::MAX;
         match next {
@@ -291,8 +300,8 @@ impl<'l> Driver<'l> {
                 assert!(self.idles_rightly(), "idle, and {} wait", self.planner.waiting());
             }
         }
-        for (site, c) in plan.follow.drain(..).collect::<Vec<_>>() {
-            self.passes(site, c.item, c.rung);
+        for bypass in plan.follow.drain(..).collect::<Vec<_>>() {
+            self.passes(bypass);
         }
         self.ended += plan.shed.len() as u64;
         wake
@@ -304,15 +313,20 @@ impl<'l> Driver<'l> {
         self.planner.waiting() <= self.load.offline * self.load.sites.len() * (most - 1)
     }
 
-    fn passes(&mut self, site: usize, item: Item, rung: usize) {
+    fn passes(&mut self, Bypass { site, item, rung, why }: Bypass<Item>) {
         assert!(item.1.rung.is_none_or(|r| r == rung), "a frame that has begun keeps its rung");
         self.leaves(site, item);
         let plan = self.load.sites[site].rungs[rung];
-        if plan.variant.is_some() {
+        assert_eq!(plan.variant.is_none(), why == Why::Off);
+        assert!(self.load.sites[site].crops.is_some() || !matches!(why, Why::Empty | Why::Skipped));
+        assert_eq!(item.1.places == 0 && plan.variant.is_some(), why == Why::Empty);
+        if why == Why::Carried {
             let most = self.load.sites[site].rungs.iter().map(|r| r.every).max().unwrap_or(1);
             let (last, carried) = self.inferred.get(&(item.0, site)).copied().expect("the first is inferred");
             assert!(item.1.seq - last < u64::from(most), "frame {} is carried from {last}", item.1.seq);
-            assert!(carried + 1 < most, "{carried} frames in a row are carried");
+            // Frames without crops count as neither.
+            let whole = self.load.sites[site].crops.is_none();
+            assert!(!whole || carried + 1 < most, "{carried} frames in a row are carried");
             self.inferred.insert((item.0, site), (last, carried + 1));
         }
         self.done(site, item, rung);
@@ -322,14 +336,16 @@ impl<'l> Driver<'l> {
         let v = &self.load.sites[site].variants[variant];
         let frames = plan.run.len();
         assert!(frames > 0 && frames <= v.largest(), "{frames} frames");
-        let places = v.batch_sizes.iter().copied().find(|&s| s >= frames).expect("it is warm for it");
+        let filled: usize = plan.run.iter().map(|c| c.places).sum();
+        let places = v.batch_sizes.iter().copied().find(|&s| s >= filled).expect("it is warm for it");
         let known = &self.planner.sites()[site];
-        let prepare = known.variants[variant].cost.prepare.mean() * frames as Nanos;
+        let prepare = known.variants[variant].cost.prepare.mean() * filled as Nanos;
         let end = self.now + prepare + self.planner.expected(site, variant, places) + known.tail.mean();
         let offline = self.offline(plan.run[0].item.0);
         let mut items = Vec::new();
         for c in plan.run.drain(..) {
             let (stream, w) = c.item;
+            assert!(c.places > 0 && c.places <= w.places, "{} places for a frame that fills {}", c.places, w.places);
             assert_eq!(self.load.sites[site].rungs[c.rung].variant, Some(variant), "mixed rungs share no batch");
             assert!(w.deadline.is_none_or(|d| end <= d), "started, and known to be late");
             assert!(w.rung.is_none_or(|r| r == c.rung), "a frame that has begun keeps its rung");
@@ -452,8 +468,14 @@ fn longest_wait(c: &Crowd) -> f64 {
     while now < end {
         for (s, (due, seq)) in next.iter_mut().enumerate() {
             while *due <= now {
-                let w =
-                    Waiting { seq: *seq, captured: *due, ready: *due, deadline: Some(*due + c.deadline), rung: None };
+                let w = Waiting {
+                    seq: *seq,
+                    captured: *due,
+                    ready: *due,
+                    deadline: Some(*due + c.deadline),
+                    rung: None,
+                    places: 1,
+                };
                 p.arrive(s as u32, 0, now, w, s as u32);
                 *seq += 1;
                 *due = phases[s] + *seq * PERIOD + rng.u64(0..=c.jitter);

@@ -2,10 +2,10 @@
 
 use super::super::inbox::{Change, Inbox, Terms};
 use super::super::supervisor::{Supervisor, panic_message};
-use super::{Crew, Delivery, Done, Event, HANG, Job, Memory, Route, Ways};
+use super::{Crew, Delivery, Done, Event, HANG, Job, Memory, Route, Seat, Ways};
 use crate::frame::{FailReason, Frame, Nanos, Outcome, Stream, Ticket, clock, clock::SECOND};
 use crate::schedule::trace::Taped;
-use crate::schedule::{Chosen, Lane, Next, Plan, Planner, Variant, Waiting};
+use crate::schedule::{Bypass, Lane, Next, Plan, Planner, Variant, Waiting, Why};
 use crate::stage::StageError;
 use crate::telemetry::{Pulse, StageCost, StageMeter, StreamMeter, Telemetry};
 use crossbeam_channel::{Receiver, Sender};
@@ -209,7 +209,10 @@ impl Dispatcher {
             }
         }
         while let Ok(d) = self.delivered.try_recv() {
-            self.planner.delivered(d.site, d.stream, d.at, d.tail, d.late);
+            match d.late {
+                Some(late) => self.planner.delivered(d.site, d.stream, d.at, d.tail, late),
+                None => self.planner.came_through(d.site, d.at, d.tail),
+            }
         }
         for post in &mut self.posts {
             for (route, memory) in post.spare.try_iter() {
@@ -277,8 +280,8 @@ impl Dispatcher {
         for (frame, reason) in plan.shed.drain(..) {
             frame.ticket.mark(Outcome::Shed(reason));
         }
-        for (site, chosen) in plan.pass.drain(..) {
-            self.pass(site, chosen);
+        for bypass in plan.pass.drain(..) {
+            self.pass(bypass);
         }
         let job = match next {
             Next::Run { site, variant } => self.prepare(Route { site, variant }, plan, now, free_at),
@@ -292,21 +295,24 @@ impl Dispatcher {
             }
             None => false,
         };
-        for (site, chosen) in plan.follow.drain(..) {
-            self.pass(site, chosen);
+        for bypass in plan.follow.drain(..) {
+            self.pass(bypass);
         }
         Ok(sent)
     }
 
     /// Lets a frame go on without the device.
-    fn pass(&mut self, site: usize, chosen: Chosen<Frame>) {
+    fn pass(&mut self, bypass: Bypass<Frame>) {
+        let Bypass { site, item: mut frame, rung, why } = bypass;
         let post = &mut self.posts[site];
-        let mut frame = chosen.item;
-        frame.rung = Some(chosen.rung);
-        if post.ways.rungs.get(chosen.rung).is_some_and(|r| r.variant.is_some()) {
-            // Left to a tracker, where a stage that is switched off has nothing to say.
-            frame.carried = true;
-            frame.inferred = false;
+        frame.rung = Some(rung);
+        let variant = post.ways.rungs.get(rung).and_then(|r| r.variant);
+        let crops = variant.and_then(|v| post.ways.variants[v].crops());
+        match (why, crops) {
+            // Crops are of detections, whoever made them.
+            (Why::Carried, None) => (frame.carried, frame.inferred) = (true, false),
+            (Why::Skipped | Why::Carried, Some(crops)) => crops.skip(&mut frame),
+            (Why::Off | Why::Empty | Why::Skipped, _) => {}
         }
         let number = post.number;
         post.number += 1;
@@ -317,8 +323,8 @@ impl Dispatcher {
     /// A batch of no frames, to measure.
     fn probe(&mut self, route: Route, now: Nanos) -> Option<Job> {
         let post = &mut self.posts[route.site];
-        let (batch, frames) = post.memory[route.variant].pop()?;
-        let job = Job { route, number: post.number, batch, frames, places: 1, prepared_at: now, expected: 0 };
+        let (batch, seats) = post.memory[route.variant].pop()?;
+        let job = Job { route, number: post.number, batch, seats, places: 1, prepared_at: now, expected: 0 };
         post.number += 1;
         self.starts(&job, now, Vec::new());
         Some(job)
@@ -338,7 +344,7 @@ impl Dispatcher {
     /// Reads the planned frames into a batch; none where none of them could be read.
     fn prepare(&mut self, route: Route, plan: &mut Plan<Frame>, now: Nanos, free_at: Nanos) -> Option<Job> {
         let post = &mut self.posts[route.site];
-        let (mut batch, mut frames) = post.memory[route.variant].pop()?;
+        let (mut batch, mut seats) = post.memory[route.variant].pop()?;
         let stage = &post.ways.variants[route.variant];
         let begun = clock::now();
         let mut before = begun;
@@ -346,16 +352,18 @@ impl Dispatcher {
             let mut frame = chosen.item;
             frame.rung = Some(chosen.rung);
             frame.rescued |= chosen.rescued;
-            let index = frames.len();
-            let result = catch_unwind(AssertUnwindSafe(|| stage.prepare(&frame, &mut batch, index)));
+            let first = seats.last().map_or(0, |s: &Seat| s.places.end);
+            let places = first..first + chosen.places;
+            let result = catch_unwind(AssertUnwindSafe(|| stage.prepare(&frame, &mut batch, places.clone())));
             let after = clock::now();
             match result {
                 Ok(Ok(())) => {
-                    self.planner.prepared(route.site, route.variant, after - before);
+                    let each = (after - before) / chosen.places.max(1) as Nanos;
+                    self.planner.prepared(route.site, route.variant, each);
                     // Waiting for a busy device is not the engine's doing.
                     let since = frame.passed.nodes().last().map_or(frame.arrival.decoded, |n| n.1);
                     frame.work.queued += free_at.min(now).saturating_sub(since).min(now.saturating_sub(since));
-                    frames.push(frame);
+                    seats.push(Seat { frame, places });
                 }
                 Ok(Err(error)) => {
                     self.supervisor.frame_failed(&post.id, &frame, &error);
@@ -370,20 +378,20 @@ impl Dispatcher {
             }
             before = after;
         }
-        if frames.is_empty() {
-            post.memory[route.variant].push((batch, frames));
+        let Some(places) = seats.last().map(|s| s.places.end) else {
+            post.memory[route.variant].push((batch, seats));
             return None;
-        }
+        };
         let prepared_at = clock::now();
         let mut tickets = self.state.tickets.pop().unwrap_or_default();
-        for frame in &mut frames {
+        for Seat { frame, .. } in &mut seats {
             frame.work.prepare += prepared_at - begun;
             tickets.push(Arc::downgrade(&frame.ticket));
         }
-        let (places, number) = (frames.len(), post.number);
+        let number = post.number;
         post.number += 1;
         let expected = self.planner.expected(route.site, route.variant, places);
-        let job = Job { route, number, batch, frames, places, prepared_at, expected };
+        let job = Job { route, number, batch, seats, places, prepared_at, expected };
         self.starts(&job, now.max(free_at), tickets);
         Some(job)
     }
@@ -420,6 +428,7 @@ impl Dispatcher {
                     ready: frame.passed.nodes().last().map_or(frame.arrival.decoded, |n| n.1),
                     deadline: ticket.deadline(),
                     rung: if post.entry { None } else { Some(frame.rung.unwrap_or(0)) },
+                    places: post.ways.places(&frame),
                 };
                 let stream = ticket.stream.index;
                 if let Some(out) = self.planner.arrive(stream, site, clock::now(), waiting, frame) {
@@ -483,6 +492,7 @@ impl Dispatcher {
                     prepare_ms: clock::millis(v.cost.prepare.mean()),
                     tail_ms: clock::millis(planned.tail.mean()),
                     spread: measured.map(|m| m.1),
+                    crops: planned.crops,
                 }
             };
             post.meter.costs(self.slots, planned.variants.iter().enumerate().map(|(n, v)| cost(n, v)).collect());

@@ -114,8 +114,8 @@ impl Executor {
             let failed = match &result {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => {
-                    if let Some(frame) = job.frames.first() {
-                        crew.supervisor.frame_failed(id, frame, error);
+                    if let Some(seat) = job.seats.first() {
+                        crew.supervisor.frame_failed(id, &seat.frame, error);
                     }
                     Some(FailReason::Stage)
                 }

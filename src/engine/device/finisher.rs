@@ -2,7 +2,7 @@
 
 use super::super::outlet::Outlet;
 use super::super::supervisor::{Supervisor, panic_message};
-use super::{Done, HANG, Job, Memory, Route, Ways};
+use super::{Done, HANG, Job, Memory, Route, Seat, Ways};
 use crate::frame::{FailReason, Outcome, clock};
 use crate::ring::Bell;
 use crate::stage::StageError;
@@ -59,19 +59,19 @@ impl Finisher {
             Done::Lost { .. } => return,
             Done::StreamEnded { stream, .. } => return self.outlet.end(stream),
         };
-        let Job { route, batch, mut frames, places, prepared_at, .. } = job;
+        let Job { route, batch, mut seats, places, prepared_at, .. } = job;
         let stage = &self.ways.variants[route.variant];
         self.pulse.begin(clock::now(), HANG);
-        if !frames.is_empty() && failed.is_none() {
+        if !seats.is_empty() && failed.is_none() {
             self.meter.batch(places, ended - started);
         }
-        for (index, mut frame) in frames.drain(..).enumerate() {
+        for Seat { mut frame, places } in seats.drain(..) {
             if let Some(reason) = failed {
                 frame.ticket.mark(Outcome::Failed(reason));
                 continue;
             }
             let begun = clock::now();
-            let result = catch_unwind(AssertUnwindSafe(|| stage.finish(&batch, index, &mut frame)));
+            let result = catch_unwind(AssertUnwindSafe(|| stage.finish(&batch, places, &mut frame)));
             let now = clock::now();
             match result {
                 Ok(Ok(())) => {
@@ -98,7 +98,7 @@ impl Finisher {
         }
         self.pulse.end();
         // The dispatcher may have left already at the end.
-        let _ = self.spare.send((route, (batch, frames)));
+        let _ = self.spare.send((route, (batch, seats)));
         self.bell.ring();
     }
 }

@@ -14,6 +14,7 @@ use crate::frame::{FailReason, Frame, Nanos, clock, clock::SECOND};
 use crate::schedule::{Cost, RungPlan, Site, Variant};
 use crate::stage::{Batch, BatchStage, Execute, StageError};
 use crate::telemetry::Pulse;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,16 @@ impl Ways {
     pub fn device(&self) -> &str {
         self.variants.first().map_or("cpu", |v| v.device())
     }
+
+    /// Whether the stage runs on crops of frames, not on frames.
+    pub fn on_crops(&self) -> bool {
+        self.variants.iter().any(|v| v.crops().is_some())
+    }
+
+    /// Places of a batch that a frame could fill here.
+    pub fn places(&self, frame: &Frame) -> usize {
+        self.variants.iter().map(|v| v.crops().map_or(1, |c| c.count(frame))).max().unwrap_or(1)
+    }
 }
 
 /// Which way of running which stage of a device.
@@ -45,8 +56,16 @@ pub struct Route {
     pub variant: usize,
 }
 
+/// A frame in a batch, and the places that it has there.
+pub struct Seat {
+    /// The frame.
+    pub frame: Frame,
+    /// Its places.
+    pub places: Range<usize>,
+}
+
 /// A batch's memory and the list of its frames, reused.
-pub type Memory = (Batch, Vec<Frame>);
+pub type Memory = (Batch, Vec<Seat>);
 
 /// A batch on its way from the dispatcher to an executor.
 pub struct Job {
@@ -57,8 +76,8 @@ pub struct Job {
     /// The batch.
     pub batch: Batch,
     /// Its frames.
-    pub frames: Vec<Frame>,
-    /// A probe has no frames and runs one place, only to be measured.
+    pub seats: Vec<Seat>,
+    /// Places filled. A probe has no frames and runs one place, only to be measured.
     pub places: usize,
     /// When it was ready to run.
     pub prepared_at: Nanos,
@@ -147,10 +166,10 @@ pub struct Delivery {
     pub stream: u32,
     /// When.
     pub at: Nanos,
-    /// How long after it had left the stage.
+    /// How long after it had left the stage, without what later stages on crops took: they take what is left.
     pub tail: Nanos,
-    /// Late by so much; 0 is on time.
-    pub late: Nanos,
+    /// Late by so much; 0 is on time. `None` where the device has another stage behind this one, which tells it.
+    pub late: Option<Nanos>,
 }
 
 /// Measures what batches cost on a freshly opened executor: the median of a few runs for each size.
@@ -163,9 +182,13 @@ pub fn calibrate(
     batch: &mut Batch,
     patience: Duration,
 ) -> Result<Vec<(usize, Nanos)>, StageError> {
-    let budget = patience.as_nanos() as Nanos / stage.batch_sizes().len().max(1) as Nanos;
+    // Many sizes lie on one line: some of them tell it.
+    let all = stage.batch_sizes();
+    let told = |&(i, s): &(usize, &usize)| s.is_power_of_two() || i + 1 == all.len();
+    let sizes: Vec<usize> = all.iter().enumerate().filter(told).map(|(_, &s)| s).collect();
+    let budget = patience.as_nanos() as Nanos / sizes.len().max(1) as Nanos;
     let mut points = Vec::new();
-    for &size in stage.batch_sizes() {
+    for size in sizes {
         let (begun, mut spans) = (clock::now(), Vec::new());
         while spans.len() < 3 || (spans.len() < 15 && clock::now() - begun < budget / 4) {
             let start = clock::now();
@@ -213,7 +236,8 @@ pub fn open(ways: &Ways, slots: usize, patience: Duration) -> Result<Opened, Sta
         variants.push(Variant { cost, batch_sizes: stage.batch_sizes().to_vec() });
         memory.push(batches);
     }
-    let site = Site { variants, rungs: ways.rungs.clone(), tail: Default::default() };
+    let crops = ways.on_crops().then_some(1);
+    let site = Site { variants, rungs: ways.rungs.clone(), tail: Default::default(), crops };
     Ok(Opened { site, sessions, memory })
 }
 

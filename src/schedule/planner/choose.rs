@@ -1,6 +1,6 @@
 //! Which frames make the next batch.
 
-use super::super::{Chosen, Next, Plan, Policy, Waiting};
+use super::super::{Bypass, Chosen, Next, Plan, Policy, Waiting, Why};
 use super::Planner;
 use super::lane::LaneState;
 use super::way::Way;
@@ -21,12 +21,12 @@ impl<T> Planner<T> {
         }
         let (w, _) = lane.queue.get(lane.taken)?;
         // Behind a frame that is taken now, one that needs no device has to wait until that one is under way.
-        (lane.taken == 0 || self.carried(lane, w).is_none()).then_some(w)
+        (lane.taken == 0 || self.bypasses(lane, w).is_none()).then_some(w)
     }
 
     /// Under overload the newest frame that needs the device has the most time left; what waits before it gives way.
     pub(super) fn newest(&self, lane: &LaneState<T>) -> Option<usize> {
-        lane.queue.iter().rposition(|(w, _)| self.carried(lane, w).is_none())
+        lane.queue.iter().rposition(|(w, _)| self.bypasses(lane, w).is_none())
     }
 
     /// The lane whose frame goes next, leaving out what the choice under way has taken already. Frames that have begun
@@ -55,7 +55,10 @@ impl<T> Planner<T> {
     pub(super) fn choose(&mut self, start: Nanos, plan: &mut Plan<T>) -> Option<Next> {
         let mut order = std::mem::take(&mut self.order);
         order.clear();
-        let batch = if self.overloaded { self.gather(start, &mut order) } else { self.line_up(start, &mut order) };
+        // Crops are of frames that have begun and are served as they come, in overload too.
+        let crops = self.best_lane().is_some_and(|i| self.sites[self.lanes[i].lane.site].crops.is_some());
+        let batch =
+            if self.overloaded && !crops { self.gather(start, &mut order) } else { self.line_up(start, &mut order) };
         for &(i, way, _) in &order {
             self.take(i, way, start, plan);
         }
@@ -72,6 +75,7 @@ impl<T> Planner<T> {
         let greedy = self.policy != Policy::Framegate;
         let mut batch: Option<(usize, usize)> = None;
         let (mut best, mut best_rate, mut tightest) = (0, 0.0, None::<Waiting>);
+        let mut places = 0;
         while let Some(i) = self.best_lane() {
             let lane = &self.lanes[i];
             let Some(&w) = self.next_of(lane) else { break };
@@ -86,22 +90,23 @@ impl<T> Planner<T> {
             };
             let variant = &site.variants[way.variant];
             let frames = order.len() + 1;
-            if frames > variant.largest() {
+            places += way.places;
+            if frames > 1 && places > variant.largest() {
                 break;
             }
-            let size = variant.warmed(frames);
+            let size = variant.warmed(places);
             if tightest.is_none_or(|t| w.deadline.unwrap_or(Nanos::MAX) < t.deadline.unwrap_or(Nanos::MAX)) {
                 tightest = Some(w);
             }
             if frames > 1
                 && self.policy.tests_start()
-                && !tightest.is_none_or(|t| self.path(site, way.variant, (frames, size)).fits(start, &t))
+                && !tightest.is_none_or(|t| self.path(site, way.variant, (places, size)).fits(start, &t))
             {
                 break;
             }
             // A larger batch must give more frames per second, not only more frames. b\* is no limit: a larger batch
             // starves some of those that arrive behind it, but a smaller one leaves more work to meet them.
-            let rate = frames as f64 / self.slowdown.bounded(&variant.cost, size).max(1) as f64;
+            let rate = places as f64 / self.slowdown.bounded(&variant.cost, size).max(1) as f64;
             if best == 0 || rate > best_rate * PAYS || greedy {
                 (best, best_rate) = (frames, rate);
             }
@@ -111,9 +116,11 @@ impl<T> Planner<T> {
         }
         // Where those left behind would come too late after this batch, but fit into it, they go with it.
         if let (Some((site, variant)), Some(&(_, _, next))) = (batch, order.get(best)) {
-            let (site, left) = (&self.sites[site], order.len() - best);
+            let site = &self.sites[site];
+            let places = |order: &[(usize, Way, Waiting)]| order.iter().map(|o| o.1.places).sum::<usize>();
+            let (now, left) = (places(&order[..best]), places(&order[best..]));
             let v = &site.variants[variant];
-            let then = start + self.slowdown.expected(&v.cost, v.warmed(best));
+            let then = start + self.slowdown.expected(&v.cost, v.warmed(now));
             if !self.path(site, variant, (left, v.warmed(left))).fits(then, &next) {
                 best = order.len();
             }
@@ -177,10 +184,14 @@ impl<T> Planner<T> {
         let before = if self.overloaded { self.newest(&self.lanes[i]).unwrap_or(0) } else { 0 };
         let (index, site) = (self.lanes[i].stream, self.lanes[i].lane.site);
         for _ in 0..before {
-            let carried = self.lanes[i].queue.front().and_then(|(w, _)| self.carried(&self.lanes[i], w));
+            let lane = &self.lanes[i];
+            let bypasses = lane.queue.front().and_then(|(w, _)| match self.bypasses(lane, w) {
+                None => self.skips(lane, w).map(|rung| (rung, Why::Skipped)),
+                some => some,
+            });
             let Some((_, item)) = self.lanes[i].queue.pop_front() else { break };
-            match carried {
-                Some(rung) => plan.pass.push((site, Chosen { item, rung, rescued: false })),
+            match bypasses {
+                Some((rung, why)) => plan.pass.push(Bypass { site, item, rung, why }),
                 None => {
                     plan.shed.push((item, ShedReason::Overload));
                     self.missed(start, Some(index), true);
@@ -196,7 +207,7 @@ impl<T> Planner<T> {
                 self.device.waited(start.saturating_sub(w.ready) as f64 / allowed as f64);
             }
             lane.inferred = Some(w.seq);
-            plan.run.push(Chosen { item, rung: way.rung, rescued: way.rescued });
+            plan.run.push(Chosen { item, rung: way.rung, rescued: way.rescued, places: way.places });
         }
     }
 
@@ -211,14 +222,22 @@ impl<T> Planner<T> {
             let Some(way) = lane.queue.front().and_then(|(w, _)| self.way(lane, w, 0)) else { continue };
             let full = self.sites[lane.lane.site].variants[way.variant].largest();
             // A frame that needs no device or runs at another rung ends the batch before it: streams keep their order.
-            let joins = |w: &Waiting| w.rung.is_none_or(|r| r == way.rung) && self.carried(lane, w).is_none();
-            let ready = lane.queue.iter().take_while(|(w, _)| joins(w)).count();
-            let (n, site) = (ready.min(full), lane.lane.site);
-            if n > 0 && (n == full || n < lane.queue.len() || lane.ended) {
+            let joins = |w: &Waiting| w.rung.is_none_or(|r| r == way.rung) && self.bypasses(lane, w).is_none();
+            let (mut n, mut places) = (0, 0);
+            for (w, _) in lane.queue.iter().take_while(|(w, _)| joins(w)) {
+                let more = w.places.min(full);
+                if places + more > full {
+                    break;
+                }
+                (n, places) = (n + 1, places + more);
+            }
+            let site = lane.lane.site;
+            if n > 0 && (places == full || n < lane.queue.len() || lane.ended) {
                 let lane = &mut self.lanes[i];
                 for (w, item) in lane.queue.drain(..n) {
                     lane.inferred = Some(w.seq);
-                    plan.run.push(Chosen { item, rung: way.rung, rescued: false });
+                    let places = w.places.min(full);
+                    plan.run.push(Chosen { item, rung: way.rung, rescued: false, places });
                 }
                 self.next_by_count = i + 1;
                 return Some(Next::Run { site, variant: way.variant });

@@ -31,6 +31,8 @@ pub(super) struct LaneState<T> {
     pub(super) lag: Nanos,
     /// Number of the last frame that was inferred here.
     pub(super) inferred: Option<u64>,
+    /// On a stage on crops: of twenty frames one has more of them than this.
+    pub(super) usual: f64,
 }
 
 impl<T> LaneState<T> {
@@ -50,6 +52,12 @@ impl<T> LaneState<T> {
             self.counted = (frames + 1, since);
         }
         self.arrived = now;
+    }
+
+    /// A frame with so many crops came: a tracked 95th percentile (after Robbins and Monro, 1951).
+    pub(super) fn counts(&mut self, crops: usize) {
+        let step = if crops as f64 > self.usual { 0.95 } else { -0.05 };
+        self.usual = (self.usual + 0.5 * step).max(0.0);
     }
 }
 

@@ -11,7 +11,7 @@ mod way;
 
 use super::cost::{Cost, Path, Slowdown};
 use super::ladder::Device;
-use super::{Next, Plan, Policy, Site, Waiting};
+use super::{Next, Plan, Policy, Site, Variant, Waiting};
 use crate::frame::{
     Nanos,
     clock::{MILLI, SECOND},
@@ -41,11 +41,12 @@ pub struct Planner<T> {
     thawed_at: Nanos,
     /// Until then misses say nothing either: what gathered meanwhile comes in one burst.
     calm_until: Nanos,
-    last_run: Nanos,
     /// The lane whose next frame is waited for, and until when; and when that may be done again.
     patience: Option<(usize, Nanos)>,
     patient_at: Nanos,
-    shed_since_run: bool,
+    /// By site: frames were shed here, or lost their crops, and when a batch ran last.
+    unmeasured: Vec<bool>,
+    ran_at: Vec<Nanos>,
     next_by_count: usize,
     /// When the ladder last looked.
     climbed_at: Nanos,
@@ -82,6 +83,7 @@ impl<T> Planner<T> {
     /// of rungs, at least one.
     pub fn new(sites: Vec<Site>, slots: usize) -> Self {
         let rungs = sites.iter().map(|s| s.rungs.len()).max().unwrap_or(1).max(1);
+        let (unmeasured, ran_at) = (vec![false; sites.len()], vec![0; sites.len()]);
         let alone = sites.iter().map(|s| vec![Path::default(); s.variants.len()]).collect();
         Self {
             sites,
@@ -97,10 +99,10 @@ impl<T> Planner<T> {
             looked_at: 0,
             thawed_at: 0,
             calm_until: 0,
-            last_run: 0,
             patience: None,
             patient_at: 0,
-            shed_since_run: false,
+            unmeasured,
+            ran_at,
             next_by_count: 0,
             climbed_at: 0,
             device: Device::default(),
@@ -212,6 +214,10 @@ impl<T> Planner<T> {
     /// `None` if it fits.
     pub fn excess(&self, site: usize, deadline: Nanos) -> Option<Nanos> {
         let s = self.sites.get(site)?;
+        if s.crops.is_some() {
+            // Without its crops a frame goes on at once.
+            return s.tail.mean().checked_sub(deadline).filter(|&e| e > 0);
+        }
         let quickest = s.variants_of(0..self.rungs).map(|v| self.alone(&v.cost)).min().unwrap_or(0);
         (quickest + s.tail.mean()).checked_sub(deadline).filter(|&e| e > 0)
     }
@@ -236,6 +242,7 @@ impl<T> Planner<T> {
     pub fn arrive(&mut self, stream: u32, site: usize, now: Nanos, waiting: Waiting, item: T) -> Option<T> {
         self.wakes(now);
         let newest_goes = self.policy == Policy::DropNewest;
+        let on_crops = self.sites.get(site).is_some_and(|s| s.crops.is_some());
         let Some(lane) = self.lane_mut(stream, site) else { return Some(item) };
         let place = lane.stream;
         lane.arrives(waiting.ready);
@@ -245,6 +252,10 @@ impl<T> Planner<T> {
         }
         lane.queue.push_back((waiting, item));
         let pushed_out = (lane.queue.len() > lane.lane.capacity).then(|| lane.queue.pop_front()).flatten();
+        if on_crops {
+            lane.counts(waiting.places);
+            self.sites[site].crops = Some(lane.usual.ceil() as usize);
+        }
         pushed_out.map(|(_, item)| {
             self.missed(now, Some(place), true);
             item
@@ -276,14 +287,11 @@ impl<T> Planner<T> {
         let start = now.max(free_at);
         self.look_ahead();
         self.clear_heads(now, start, plan);
-        self.shed_since_run |= !plan.shed.is_empty();
         self.forget();
         let waiting = self.waiting();
         if waiting == 0 {
-            if self.shed_since_run && now >= self.last_run + PROBE_EVERY {
-                return self.probe(now);
-            }
-            return Next::Idle;
+            let unmeasured = |&s: &usize| self.unmeasured[s] && now >= self.ran_at[s] + PROBE_EVERY;
+            return (0..self.sites.len()).find(unmeasured).map_or(Next::Idle, |site| self.probe(site, now));
         }
         // The next batch is chosen as late as its preprocess allows: whoever arrives until then can still join.
         let lead = self.lead(waiting);
@@ -294,8 +302,9 @@ impl<T> Planner<T> {
             return Next::WaitUntil(until);
         }
         if let Some(next) = self.choose(start, plan).or_else(|| self.choose_by_count(plan)) {
-            self.last_run = start;
-            self.shed_since_run = false;
+            if let Next::Run { site, .. } = next {
+                (self.ran_at[site], self.unmeasured[site]) = (start, false);
+            }
             // What gave way while the batch was chosen may have stood in front of frames that need no device.
             self.pass_on(&mut plan.follow);
             return next;
@@ -304,23 +313,31 @@ impl<T> Planner<T> {
     }
 
     fn lead(&self, waiting: usize) -> Nanos {
-        let longest = |s: &Site| {
-            s.variants.iter().map(|v| v.cost.prepare.upper(2.0) * v.largest().min(waiting) as Nanos).max().unwrap_or(0)
+        let longest = |(n, s): (usize, &Site)| {
+            let places = match s.crops {
+                None => waiting,
+                Some(_) => {
+                    let lanes = self.lanes.iter().filter(|l| l.lane.site == n);
+                    lanes.flat_map(|l| &l.queue).map(|(w, _)| w.places).sum()
+                }
+            };
+            let prepare = |v: &Variant| v.cost.prepare.upper(2.0) * v.largest().min(places) as Nanos;
+            s.variants.iter().map(prepare).max().unwrap_or(0)
         };
-        self.sites.iter().map(longest).max().unwrap_or(0).max(WAKE)
+        self.sites.iter().enumerate().map(longest).max().unwrap_or(0).max(WAKE)
     }
 
-    /// Everything is being shed, and nothing is learnt from that: a batch without a frame, at the quickest rung of a
-    /// site whose frames are shed.
-    fn probe(&mut self, now: Nanos) -> Next {
-        self.last_run = now;
+    /// Everything is being shed at a site, and nothing is learnt from that: a batch without a frame, at its quickest
+    /// rung.
+    fn probe(&mut self, site: usize, now: Nanos) -> Next {
+        self.ran_at[site] = now;
         self.slowdown.relax();
         self.sites.iter_mut().for_each(|s| {
-            s.tail.relax();
+            // A batch without a frame says nothing about what lies behind it.
+            s.tail.fade();
             s.variants.iter_mut().for_each(|v| v.cost.prepare.relax());
         });
         self.margin *= 0.5;
-        let site = self.lanes.iter().find(|l| l.infeasible).or(self.lanes.first()).map_or(0, |l| l.lane.site);
         match self.sites.get(site).and_then(|s| s.quickest()) {
             Some(variant) => Next::Probe { site, variant },
             None => Next::Idle,

@@ -43,8 +43,13 @@ impl<T> Planner<T> {
                 for (rung, plan) in site.rungs.iter().enumerate() {
                     let Some((i, v)) = plan.variant.and_then(|i| Some((i, site.variants.get(i)?))) else { continue };
                     let path = self.slowdown.path(&v.cost, &site.tail, (1, 1), self.margin as Nanos);
-                    let rate = 1.0 / period as f64 / f64::from(plan.every.max(1));
-                    stream.demand.add(rung, before + i, rate, path.within(deadline) <= deadline);
+                    // A frame is never shed for crops that do not fit.
+                    let (places, fits) = match site.crops {
+                        Some(_) => (lane.usual.min(v.largest() as f64), true),
+                        None => (1.0, path.within(deadline) <= deadline),
+                    };
+                    let rate = places / period as f64 / f64::from(plan.every.max(1));
+                    stream.demand.add(rung, before + i, rate, fits);
                     let usage = &mut device.variants[before + i];
                     usage.half = usage.half.min(half);
                 }

@@ -61,6 +61,7 @@ impl<T> Planner<T> {
             counted: (0, 0),
             lag: 0,
             inferred: None,
+            usual: self.sites.get(lane.site).and_then(|s| s.crops).unwrap_or(1) as f64,
             lane,
         };
         // In the order of streams and sites, so that they are found quickly.

@@ -1,17 +1,19 @@
 //! How waiting frames would run, and which of them need not or cannot.
 
 use super::super::cost::Path;
-use super::super::{Chosen, Plan, Site, Variant, Waiting};
+use super::super::{Bypass, Plan, Site, Variant, Waiting, Why};
 use super::Planner;
 use super::lane::LaneState;
 use crate::frame::{Nanos, ShedReason};
 
-/// How a frame would run: at which rung, as which variant of its stage, saved by a lower rung than its ceiling or not.
+/// How a frame would run: at which rung, as which variant of its stage, saved by a lower rung than its ceiling or not,
+/// and in how many places.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Way {
     pub(super) rung: usize,
     pub(super) variant: usize,
     pub(super) rescued: bool,
+    pub(super) places: usize,
 }
 
 impl<T> Planner<T> {
@@ -26,11 +28,27 @@ impl<T> Planner<T> {
         };
         for rung in first..=last {
             let Some(variant) = site.rungs.get(rung).and_then(|r| r.variant) else { continue };
-            if !self.policy.tests_start() || self.alone[lane.lane.site][variant].fits(start, w) {
-                return Some(Way { rung, variant, rescued: rung > first });
+            let places = self.affords(lane.lane.site, variant, w, start);
+            if places > 0 {
+                return Some(Way { rung, variant, rescued: rung > first, places });
             }
         }
         None
+    }
+
+    /// In how many of the places that it could fill a frame alone can still be on time; 0: in none.
+    fn affords(&self, site: usize, variant: usize, w: &Waiting, start: Nanos) -> usize {
+        let alone = &self.alone[site][variant];
+        let site = &self.sites[site];
+        let most = w.places.min(site.variants[variant].largest());
+        if !self.policy.tests_start() {
+            return most;
+        }
+        if site.crops.is_none() || most <= 1 {
+            return if alone.fits(start, w) { most } else { 0 };
+        }
+        let fits = |n: usize| self.path(site, variant, (n, site.variants[variant].warmed(n))).fits(start, w);
+        (1..=most).rev().find(|&n| fits(n)).unwrap_or(0)
     }
 
     pub(super) fn path(&self, site: &Site, variant: usize, batch: (usize, usize)) -> Path {
@@ -46,9 +64,9 @@ impl<T> Planner<T> {
         }
     }
 
-    /// Whether the stage has nothing to do for this frame at its rung: it is switched off there, or the frame is one
-    /// that a tracker carries.
-    pub(super) fn carried(&self, lane: &LaneState<T>, w: &Waiting) -> Option<usize> {
+    /// Whether the stage has nothing to do for this frame at its rung, and why: it is switched off there, has no crops
+    /// of the frame, or the frame is one that a tracker carries. With the rung.
+    pub(super) fn bypasses(&self, lane: &LaneState<T>, w: &Waiting) -> Option<(usize, Why)> {
         let site = &self.sites[lane.lane.site];
         let rung = w.rung.unwrap_or_else(|| self.streams[lane.stream].ladder.rung());
         let plan = site.rungs.get(rung)?;
@@ -56,7 +74,24 @@ impl<T> Planner<T> {
         // Streams take turns: with every third frame inferred, each frame time infers a third of the streams.
         let turn = (w.seq + u64::from(lane.lane.stream)).is_multiple_of(every);
         let overdue = lane.inferred.is_none_or(|last| w.seq.saturating_sub(last) >= every);
-        (plan.variant.is_none() || !(turn || overdue)).then_some(rung)
+        match plan.variant {
+            None => Some((rung, Why::Off)),
+            Some(_) if w.places == 0 => Some((rung, Why::Empty)),
+            Some(_) => (!(turn || overdue)).then_some((rung, Why::Carried)),
+        }
+    }
+
+    /// The rung at which a frame goes on without the crops that it has no time for, where its stage is one on crops.
+    pub(super) fn skips(&self, lane: &LaneState<T>, w: &Waiting) -> Option<usize> {
+        self.sites[lane.lane.site].crops?;
+        Some(w.rung.unwrap_or_else(|| self.streams[lane.stream].ladder.rung()))
+    }
+
+    /// Whether a frame had come too late for its deadline already, so that no device, however idle, could have saved it.
+    fn came_late(&self, site: usize, w: &Waiting) -> bool {
+        let s = &self.sites[site];
+        let quickest = s.quickest().map_or(0, |v| s.variants[v].cost.base(1) as Nanos);
+        w.deadline.is_some_and(|d| w.ready + quickest + s.tail.mean() > d)
     }
 
     /// Sheds what cannot be delivered in time even if it started next and alone, and what must not run at all. Lets go
@@ -73,24 +108,33 @@ impl<T> Planner<T> {
                 _ => None,
             };
             if let Some(reason) = verdict {
+                self.unmeasured[lane.lane.site] |= reason == ShedReason::Infeasible;
                 plan.shed.extend(self.lanes[i].queue.drain(..).map(|(_, item)| (item, reason)));
                 continue;
             }
             while let Some((w, _)) = self.lanes[i].queue.front() {
                 let (w, lane) = (*w, &self.lanes[i]);
                 let (stream, site) = (lane.stream, lane.lane.site);
-                let carried = self.carried(lane, &w);
-                let hopeless = match carried {
-                    Some(_) => w.deadline.is_some_and(|d| now + self.sites[site].tail.mean() > d),
-                    None => self.way(lane, &w, start).is_none(),
+                let bypasses = match self.bypasses(lane, &w) {
+                    None if self.way(lane, &w, start).is_some() => break,
+                    None => self.skips(lane, &w).map(|rung| (rung, Why::Skipped)),
+                    some => some,
                 };
-                if !hopeless && carried.is_none() {
-                    break;
-                }
+                let in_time = w.deadline.is_none_or(|d| now + self.sites[site].tail.mean() <= d);
+                let late = self.came_late(site, &w);
                 let Some((_, item)) = self.lanes[i].queue.pop_front() else { break };
-                match carried {
-                    Some(rung) if !hopeless => plan.pass.push((site, Chosen { item, rung, rescued: false })),
-                    _ => {
+                match bypasses.filter(|_| in_time) {
+                    Some((rung, why)) => {
+                        self.unmeasured[site] |= why == Why::Skipped;
+                        plan.pass.push(Bypass { site, item, rung, why });
+                    }
+                    // What a source hands over too late says nothing about the device, and no rung would help.
+                    None if late => {
+                        self.unmeasured[site] = true;
+                        plan.shed.push((item, ShedReason::Stale));
+                    }
+                    None => {
+                        self.unmeasured[site] = true;
                         plan.shed.push((item, ShedReason::Deadline));
                         self.missed(now, Some(stream), true);
                     }
@@ -100,12 +144,14 @@ impl<T> Planner<T> {
     }
 
     /// Lets frames go on that need no device and stood behind those of the batch.
-    pub(super) fn pass_on(&mut self, out: &mut Vec<(usize, Chosen<T>)>) {
+    pub(super) fn pass_on(&mut self, out: &mut Vec<Bypass<T>>) {
         for i in 0..self.lanes.len() {
-            while let Some(rung) = self.lanes[i].queue.front().and_then(|(w, _)| self.carried(&self.lanes[i], w)) {
+            while let Some((rung, why)) =
+                self.lanes[i].queue.front().and_then(|(w, _)| self.bypasses(&self.lanes[i], w))
+            {
                 let site = self.lanes[i].lane.site;
                 if let Some((_, item)) = self.lanes[i].queue.pop_front() {
-                    out.push((site, Chosen { item, rung, rescued: false }));
+                    out.push(Bypass { site, item, rung, why });
                 }
             }
         }

@@ -8,7 +8,7 @@ pub mod assignment;
 pub mod motion;
 mod tracker;
 
-use super::{Budget, BuildContext, Built, Stage, StageConfig, StageError};
+use super::{BuildContext, Built, Stage, StageConfig, StageError};
 use crate::frame::clock::{MILLI, SECOND};
 use crate::frame::{Frame, Nanos};
 use crate::issue::Issue;
@@ -227,7 +227,7 @@ fn step(from: (Option<Nanos>, Nanos), to: (Option<Nanos>, Nanos), longest: Nanos
 }
 
 impl Stage for Track {
-    fn process(&mut self, frame: &mut Frame, _budget: Budget) -> Result<(), StageError> {
+    fn process(&mut self, frame: &mut Frame) -> Result<(), StageError> {
         let config = &*self.config;
         let index = frame.stream().index;
         let stream = self.streams.entry(index).or_insert_with(|| StreamTracks {

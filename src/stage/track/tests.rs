@@ -34,7 +34,7 @@ impl Rig {
         let mut frame = Frame::new(self.stream.capture(captured), pts, Arrival::default(), Payload::Empty);
         frame.inferred = detections.is_some();
         frame.annotations.detections = detections;
-        self.stage.process(&mut frame, Budget { leave_by: None }).expect("tracking never fails");
+        self.stage.process(&mut frame).expect("tracking never fails");
         frame.annotations.detections.expect("always written")
     }
 
@@ -130,7 +130,7 @@ fn detections_on_a_frame_that_was_not_inferred_give_way_to_carried_ones() {
     }
     let mut frame = Frame::new(rig.stream.capture(3 * FRAME), Some(3 * FRAME), Arrival::default(), Payload::Empty);
     frame.annotations.detections = Some(vec![person(500.0, 50.0)]);
-    rig.stage.process(&mut frame, Budget { leave_by: None }).expect("tracked");
+    rig.stage.process(&mut frame).expect("tracked");
     let tracks: Vec<_> = frame.annotations.detections.expect("there").iter().map(|d| d.track).collect();
     assert_eq!(tracks, [Some(1)]);
 }
@@ -354,7 +354,7 @@ fn streams_are_tracked_apart_and_forgotten_for_good() {
         let mut frame = Frame::new(s.capture(0), Some(0), Arrival::default(), Payload::Empty);
         frame.inferred = true;
         frame.annotations.detections = Some(vec![person(0.0, 0.0)]);
-        stage.process(&mut frame, Budget { leave_by: None }).expect("tracked");
+        stage.process(&mut frame).expect("tracked");
         assert_eq!(frame.annotations.detections.expect("there")[0].track, Some(1));
     }
     stage.forget(0);

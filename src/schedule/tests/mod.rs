@@ -1,6 +1,8 @@
 //! The planner under made-up time. What whole runs come to is in `tests/schedule`.
 
-use super::{Chosen, Cost, Lane, Next, Plan, Planner, RungPlan, Site, Variant, Waiting};
+mod crops;
+
+use super::{Bypass, Chosen, Cost, Lane, Next, Plan, Planner, RungPlan, Site, Variant, Waiting};
 use crate::frame::clock::{MILLI, SECOND};
 use crate::frame::{Nanos, ShedReason};
 
@@ -18,7 +20,12 @@ fn planner(alpha_ms: u64, beta_ms: u64, sizes: &[usize]) -> Planner<u32> {
 /// A planner of one stage with two rungs for one stream.
 fn laddered(best: RungPlan, second: RungPlan) -> Planner<u32> {
     let variant = |ms| Variant { cost: Cost::of(0, ms * MILLI), batch_sizes: vec![1, 2, 4] };
-    let site = Site { variants: vec![variant(10), variant(3)], rungs: vec![best, second], tail: Default::default() };
+    let site = Site {
+        variants: vec![variant(10), variant(3)],
+        rungs: vec![best, second],
+        tail: Default::default(),
+        crops: None,
+    };
     let mut p = Planner::new(vec![site], 1);
     p.open(lane(0));
     p
@@ -31,7 +38,7 @@ const OFF: RungPlan = RungPlan { variant: None, every: 1 };
 
 fn at(captured_ms: u64) -> Waiting {
     let captured = captured_ms * MILLI;
-    Waiting { seq: 0, captured, ready: captured, deadline: Some(captured + 33 * MILLI), rung: None }
+    Waiting { seq: 0, captured, ready: captured, deadline: Some(captured + 33 * MILLI), rung: None, places: 1 }
 }
 
 fn numbered(seq: u64, captured_ms: u64) -> Waiting {
@@ -42,8 +49,8 @@ fn items(frames: &[Chosen<u32>]) -> Vec<u32> {
     frames.iter().map(|c| c.item).collect()
 }
 
-fn passed(frames: &[(usize, Chosen<u32>)]) -> Vec<u32> {
-    frames.iter().map(|(_, c)| c.item).collect()
+fn passed(frames: &[Bypass<u32>]) -> Vec<u32> {
+    frames.iter().map(|b| b.item).collect()
 }
 
 const RUN: Next = Next::Run { site: 0, variant: 0 };
@@ -166,7 +173,7 @@ fn overload(mut next: [u64; 4], service: u64, jitter: u64) -> [u32; 4] {
                     s as u32,
                     0,
                     now * MICRO,
-                    Waiting { seq: seq[s], captured, ready: captured, deadline, rung: None },
+                    Waiting { seq: seq[s], captured, ready: captured, deadline, rung: None, places: 1 },
                     s as u32,
                 );
                 seq[s] += 1;
@@ -207,7 +214,7 @@ fn overload_serves_every_stream_whether_they_come_in_step_or_not() {
 fn offline_batches_are_full_of_one_stream_until_it_ends() {
     let mut p = Planner::new(vec![Site::plain(Cost::fit(&[(1, MILLI)]), vec![1, 2, 4])], 1);
     (0..2).for_each(|s| p.open(Lane { deadline: None, by_count: true, ..lane(s) }));
-    let w = |seq| Waiting { seq, captured: 0, ready: 0, deadline: None, rung: None };
+    let w = |seq| Waiting { seq, captured: 0, ready: 0, deadline: None, rung: None, places: 1 };
     let mut plan = Plan::default();
     for i in 0..3 {
         p.arrive(0, 0, 0, w(i), i as u32);
@@ -256,7 +263,7 @@ fn a_lower_rung_rescues_a_frame_and_the_ceiling_stays() {
     let mut plan = Plan::default();
     p.arrive(0, 0, 25 * MILLI, at(0), 1);
     assert_eq!(p.plan(26 * MILLI, 0, &mut plan), Next::Run { site: 0, variant: 1 });
-    assert_eq!(plan.run, [Chosen { item: 1, rung: 1, rescued: true }]);
+    assert_eq!(plan.run, [Chosen { item: 1, rung: 1, rescued: true, places: 1 }]);
     assert_eq!((p.ceiling(0), p.moves(0)), (0, (0, 0)));
 }
 
@@ -267,7 +274,7 @@ fn at_its_ceiling_a_frame_is_not_rescued() {
     let mut plan = Plan::default();
     p.arrive(0, 0, MILLI, at(0), 1);
     assert_eq!(p.plan(2 * MILLI, 0, &mut plan), Next::Run { site: 0, variant: 1 });
-    assert_eq!(plan.run, [Chosen { item: 1, rung: 1, rescued: false }]);
+    assert_eq!(plan.run, [Chosen { item: 1, rung: 1, rescued: false, places: 1 }]);
 }
 
 #[test]
@@ -296,7 +303,8 @@ fn a_stage_that_a_rung_switches_off_passes_everything_and_never_touches_the_devi
 #[test]
 fn frames_that_have_begun_go_first_and_keep_their_rung() {
     let variant = |ms| Variant { cost: Cost::of(0, ms * MILLI), batch_sizes: vec![1] };
-    let site = Site { variants: vec![variant(5), variant(3)], rungs: vec![ALL, QUICK], tail: Default::default() };
+    let site =
+        Site { variants: vec![variant(5), variant(3)], rungs: vec![ALL, QUICK], tail: Default::default(), crops: None };
     let mut p = Planner::new(vec![site.clone(), site], 1);
     for s in 0..2 {
         p.open(lane(s));
@@ -306,7 +314,7 @@ fn frames_that_have_begun_go_first_and_keep_their_rung() {
     p.arrive(1, 1, 4 * MILLI, Waiting { rung: Some(1), ..at(2) }, 2);
     let mut plan = Plan::default();
     assert_eq!(p.plan(4 * MILLI, 0, &mut plan), Next::Run { site: 1, variant: 1 });
-    assert_eq!(plan.run, [Chosen { item: 2, rung: 1, rescued: false }]);
+    assert_eq!(plan.run, [Chosen { item: 2, rung: 1, rescued: false, places: 1 }]);
 }
 
 #[test]
@@ -350,6 +358,7 @@ fn a_frozen_process_draws_no_conclusions() {
         variants: [5, 2].map(|ms| Variant { cost: Cost::of(0, ms * MILLI), batch_sizes: vec![1] }).to_vec(),
         rungs: vec![ALL, QUICK],
         tail: Default::default(),
+        crops: None,
     };
     let mut p = Planner::new(vec![site], 1);
     (0..4).for_each(|s| p.open(lane(s)));
@@ -405,7 +414,7 @@ fn a_frame_too_late_behind_one_that_needs_no_device_is_shed_at_once() {
 fn offline_frames_of_two_rungs_share_no_batch() {
     let mut p = laddered(ALL, QUICK);
     p.open(Lane { deadline: None, by_count: true, ..lane(1) });
-    let w = |seq, rung| Waiting { seq, captured: 0, ready: 0, deadline: None, rung: Some(rung) };
+    let w = |seq, rung| Waiting { seq, captured: 0, ready: 0, deadline: None, rung: Some(rung), places: 1 };
     (0..4).for_each(|i| assert_eq!(p.arrive(1, 0, 0, w(i, usize::from(i > 1)), i as u32), None));
     let mut plan = Plan::default();
     assert_eq!(p.plan(0, 0, &mut plan), RUN);
@@ -433,4 +442,21 @@ fn a_stream_that_always_comes_to_a_busy_device_is_waited_for() {
     let served = overload([0, 8_000, 16_000, 24_000], 28_000, 0);
     let total: u32 = served.iter().sum();
     assert!(total > 600 && served.iter().all(|&n| n * 4 * 3 > total), "{served:?}");
+}
+
+#[test]
+fn a_frame_that_came_too_late_is_stale_and_says_nothing_about_the_device() {
+    let mut p = planner(0, 10, &[1]);
+    let mut plan = Plan::default();
+    for i in 0..200 {
+        let captured = (1000 + i * 40) * MILLI;
+        let ready = captured + 25 * MILLI;
+        // With 8 ms left, and 10 ms are needed.
+        let late = Waiting { captured, ready, deadline: Some(captured + 33 * MILLI), ..numbered(i, 0) };
+        assert_eq!(p.arrive(0, 0, ready, late, 1), None);
+        plan.clear();
+        p.plan(ready, 0, &mut plan);
+        assert_eq!(plan.shed, [(1, ShedReason::Stale)]);
+    }
+    assert!(!p.is_overloaded());
 }
