@@ -1,9 +1,11 @@
 //! `framegate simulate` as its users see it: the program itself on files, and on a recording of a real run.
 
+mod common {
+    pub mod bench;
+}
+
+use common::bench::Bench;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use tempfile::TempDir;
 
 const PIPELINE: &str = r#"
 [pipeline]
@@ -47,51 +49,6 @@ spread = 0.2
 source = "cam1"
 decode = "2.5ms"
 "#;
-
-/// A folder with the pipeline in it.
-struct Bench(TempDir);
-
-impl Bench {
-    fn new(text: &str) -> Self {
-        let folder = tempfile::tempdir().expect("folder");
-        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pitch.toml");
-        let text = text.replace("MODEL", model.to_str().expect("UTF-8"));
-        std::fs::write(folder.path().join("yard.toml"), text).expect("written");
-        Self(folder)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn framegate(&self, arguments: &[&str]) -> Output {
-        let runtime = Path::new(env!("CARGO_MANIFEST_DIR")).join(".runtime/onnxruntime/libonnxruntime.so");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_framegate"));
-        command.args(arguments).current_dir(self.0.path()).env("RUST_LOG", "warn");
-        if std::env::var_os("ORT_DYLIB_PATH").is_none() && runtime.exists() {
-            command.env("ORT_DYLIB_PATH", runtime);
-        }
-        command.output().expect("started")
-    }
-
-    /// Standard output of a call that succeeds.
-    fn says(&self, arguments: &[&str]) -> String {
-        let output = self.framegate(arguments);
-        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("UTF-8")
-    }
-
-    /// Exit code and standard error of a call that fails.
-    fn fails(&self, arguments: &[&str]) -> (i32, String) {
-        let output = self.framegate(arguments);
-        assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
-        (output.status.code().expect("ended"), String::from_utf8_lossy(&output.stderr).into_owned())
-    }
-
-    fn json(&self, name: &str) -> Value {
-        serde_json::from_str(&std::fs::read_to_string(self.path(name)).expect("written")).expect("JSON")
-    }
-}
 
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("no number: {value}"))

@@ -6,7 +6,7 @@ use framegate::config::{self, Pipeline};
 use framegate::engine::{Engine, EngineError, State};
 use framegate::frame::clock;
 use framegate::http::{Api, Server};
-use framegate::telemetry::{Health, Recorded, Recorder, Telemetry, notify};
+use framegate::telemetry::{Health, Recorded, Recorder, Telemetry, Traced, Tracer, notify};
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::net::SocketAddr;
@@ -34,6 +34,13 @@ pub struct Run {
     /// Write every decision of the scheduler here, for `simulate --replay`
     #[arg(long, value_name = "TRACE.jsonl")]
     record: Option<PathBuf>,
+    /// Write where some frames spend their time here, for Perfetto (ui.perfetto.dev) or chrome://tracing; 500 000
+    /// events at most
+    #[arg(long, value_name = "OUT.json")]
+    trace: Option<PathBuf>,
+    /// With --trace: so many frames of a stream, of which one is traced
+    #[arg(long, value_name = "N", default_value_t = 7, requires = "trace", value_parser = clap::value_parser!(u64).range(1..))]
+    trace_every: u64,
     /// Serve metrics and health here instead of where the file says, or not at all
     #[arg(long, value_name = "ADDR|off", value_parser = parse_http)]
     http: Option<Listen>,
@@ -95,6 +102,7 @@ impl Run {
         let pipeline = self.load()?;
         check_folder("--report", self.report.as_deref())?;
         check_folder("--record", self.record.as_deref())?;
+        check_folder("--trace", self.trace.as_deref())?;
 
         let telemetry = Telemetry::new(Arc::clone(&pipeline.name));
         telemetry.start_sampler().context("cannot start the sampling thread")?;
@@ -104,6 +112,15 @@ impl Run {
                 let recorder = Arc::new(Recorder::create(path, &pipeline.name).with_context(cannot)?);
                 telemetry.record(recorder.clone());
                 Some(recorder)
+            }
+            None => None,
+        };
+        let tracer = match &self.trace {
+            Some(path) => {
+                let cannot = |e| Failure::wrong(format_args!("--trace: cannot write {}: {e}", path.display()));
+                let tracer = Arc::new(Tracer::create(path, &telemetry, self.trace_every).map_err(cannot)?);
+                telemetry.trace(tracer.clone());
+                Some(tracer)
             }
             None => None,
         };
@@ -148,6 +165,14 @@ impl Run {
             let Recorded { lines, lost } = recorder.finish().context("the recording is lost")?;
             if lost > 0 {
                 tracing::warn!(lines, lost, "the disk did not keep up: the recording has holes");
+            }
+        }
+        if let Some(tracer) = tracer {
+            let Traced { frames, events, lost, full } = tracer.finish().context("the trace is lost")?;
+            if full {
+                tracing::warn!(frames, events, "the trace has all the events it may have: it ends before the run");
+            } else if lost > 0 {
+                tracing::warn!(frames, lost, "the disk did not keep up: frames are missing in the trace");
             }
         }
         if let Some(path) = &self.report {

@@ -170,6 +170,9 @@ impl Engine {
             entry.config.required,
         ));
         self.next_index += 1;
+        if let Some(witness) = self.telemetry.witness() {
+            stream.watch(witness);
+        }
         stream
     }
 

@@ -1,6 +1,7 @@
 //! Where frames go when a node is done with them: on to the rings of the next nodes, and to the sinks.
 
 use super::device::Delivery;
+use crate::frame::journey::{Act, Sealed};
 use crate::frame::{FailReason, Frame, Nanos, Outcome, Payload, Record, clock};
 use crate::ring::{Pushed, Sender};
 use crate::telemetry::{Breakdown, SinkMeter, StreamMeter};
@@ -143,6 +144,13 @@ impl Outlet {
         };
         let rung = frame.rung.unwrap_or(0);
         meter.delivered(ticket.captured, &parts, parts.wait.saturating_sub(w.queued), rung);
+        let name = || self.shared.rungs.get(rung).cloned().unwrap_or_else(|| "full".into());
+        // Held until the sinks have the record: the offer is part of what is watched.
+        let journey = ticket.journey().cloned();
+        if let Some(journey) = &journey {
+            let (rescued, inferred) = (frame.rescued, frame.inferred);
+            journey.sealed(Sealed { at: delivered, rung: name(), rescued, inferred });
+        }
         if self.sinks.is_empty() {
             return;
         }
@@ -157,7 +165,7 @@ impl Outlet {
             camera_time_us: frame.camera_time_us,
             delivered,
             on_time: late == 0,
-            rung: self.shared.rungs.get(rung).cloned().unwrap_or_else(|| "full".into()),
+            rung: name(),
             rescued: frame.rescued,
             inferred: frame.inferred,
             size,
@@ -168,6 +176,9 @@ impl Outlet {
         drop(ticket);
         for sink in &self.sinks {
             self.offer(sink, record.clone());
+        }
+        if let Some(journey) = journey {
+            journey.leg(Act::Offer, delivered, clock::now());
         }
     }
 

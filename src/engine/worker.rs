@@ -5,6 +5,7 @@ use super::inbox::{Change, Inbox};
 use super::outlet::Outlet;
 use super::supervisor::Supervisor;
 use crate::config::AtRung;
+use crate::frame::journey::Act;
 use crate::frame::{FailReason, Frame, Outcome, clock};
 use crate::ring;
 use crate::stage::{Stage, StageError};
@@ -83,6 +84,9 @@ impl Worker {
         self.pulse.end();
         self.meter.frame(end - start, start.saturating_sub(arrived));
         frame.work.rest += end - start;
+        if let Some(journey) = frame.ticket.journey() {
+            journey.leg(Act::Stage { stage: self.id.clone() }, start, end);
+        }
         match result {
             Ok(Ok(())) => self.outlet.pass(frame),
             Ok(Err(error)) => {

@@ -2,9 +2,10 @@
 //! counted under exactly one outcome.
 
 use super::clock::Nanos;
+use super::journey::{Journey, Witness};
 use parking_lot::Mutex;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 /// Why the scheduler gave a frame up before spending work on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -240,6 +241,7 @@ pub struct Stream {
     seq: AtomicU64,
     up: AtomicBool,
     signal: Mutex<Signal>,
+    witness: OnceLock<Arc<dyn Witness>>,
 }
 
 impl Stream {
@@ -255,6 +257,7 @@ impl Stream {
             seq: AtomicU64::new(0),
             up: AtomicBool::new(false),
             signal: Mutex::new(Signal::Connecting),
+            witness: OnceLock::new(),
         }
     }
 
@@ -262,13 +265,21 @@ impl Stream {
     pub fn capture(self: &Arc<Self>, at: Nanos) -> Arc<Ticket> {
         self.ledger.captured.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         let seq = self.seq.fetch_add(1, Relaxed);
+        let witness = self.witness.get().filter(|w| w.watches(self.index, seq));
+        let deadline = self.deadline.map(|d| at + d);
         Arc::new(Ticket {
             stream: self.clone(),
             seq,
             captured: at,
             worst: AtomicU8::new(0),
             settled: AtomicBool::new(false),
+            journey: witness.map(|w| Arc::new(Journey::new(w.clone(), self.id.clone(), seq, at, deadline))),
         })
+    }
+
+    /// Some of its frames are watched from now on. Only the first witness counts.
+    pub fn watch(&self, witness: Arc<dyn Witness>) {
+        let _ = self.witness.set(witness);
     }
 
     /// Goes on numbering where `seq` stands: for a stream that replaces another of the same id.
@@ -309,6 +320,7 @@ pub struct Ticket {
     pub captured: Nanos,
     worst: AtomicU8,
     settled: AtomicBool,
+    journey: Option<Arc<Journey>>,
 }
 
 impl Ticket {
@@ -323,6 +335,9 @@ impl Ticket {
         if !self.settled.swap(true, std::sync::atomic::Ordering::AcqRel) {
             let outcome = Outcome::from_code(self.worst.load(Relaxed));
             self.stream.ledger.outcomes[outcome.code() as usize].fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+            if let Some(journey) = &self.journey {
+                journey.counted(outcome);
+            }
         }
     }
 
@@ -337,6 +352,11 @@ impl Ticket {
             0 => None,
             code => Some(Outcome::from_code(code)),
         }
+    }
+
+    /// The frame's way, if it is watched.
+    pub fn journey(&self) -> Option<&Arc<Journey>> {
+        self.journey.as_ref()
     }
 
     /// Captured plus the stream's deadline; `None` for offline work.

@@ -2,6 +2,7 @@
 
 mod annotations;
 pub mod clock;
+pub mod journey;
 mod ledger;
 mod picture;
 mod record;
@@ -14,6 +15,7 @@ pub use picture::{
 };
 pub use record::Record;
 
+use journey::Act;
 use std::sync::Arc;
 
 /// When a frame passed the points before the first stage.
@@ -96,6 +98,11 @@ pub struct Frame {
 impl Frame {
     /// A frame just decoded: nothing is written on it yet.
     pub fn new(ticket: Arc<Ticket>, pts: Option<Nanos>, arrival: Arrival, payload: Payload) -> Self {
+        if let Some(journey) = ticket.journey() {
+            let complete = arrival.complete.max(ticket.captured);
+            journey.leg(Act::Arrival, ticket.captured, complete);
+            journey.leg(Act::Decode, complete, arrival.decoded.max(complete));
+        }
         Self {
             ticket,
             pts,

@@ -492,6 +492,7 @@ impl StageMeter {
 /// Measurements of one ring.
 pub struct RingMeter {
     group: Group,
+    depth: AtomicUsize,
     frames: Gauge,
     age: Gauge,
 }
@@ -499,13 +500,25 @@ pub struct RingMeter {
 impl RingMeter {
     pub(super) fn new(name: &str) -> Self {
         let group = Group::new(Some(("ring", name)), None);
-        Self { frames: group.gauge(&names::RING_FRAMES, &[]), age: group.gauge(&names::RING_SECONDS, &[]), group }
+        let depth = AtomicUsize::new(0);
+        Self {
+            frames: group.gauge(&names::RING_FRAMES, &[]),
+            age: group.gauge(&names::RING_SECONDS, &[]),
+            depth,
+            group,
+        }
     }
 
     /// The ring holds `frames`, the oldest of them for `age`.
     pub fn set(&self, frames: usize, age: Nanos) {
+        self.depth.store(frames, Relaxed);
         self.frames.set(frames as f64);
         self.age.set(seconds(age));
+    }
+
+    /// Frames in the ring when it was last looked at.
+    pub(super) fn depth(&self) -> usize {
+        self.depth.load(Relaxed)
     }
 
     pub(super) fn render(&self) -> String {

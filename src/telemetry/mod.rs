@@ -18,6 +18,7 @@ mod recorder;
 mod report;
 mod status;
 mod sweep;
+mod tracer;
 
 pub use health::{Health, Pulse, Stuck};
 pub use meters::{RingMeter, SinkMeter, StageMeter, StreamMeter};
@@ -27,10 +28,12 @@ pub use report::{
     SimulatedRun, SinkReport, Spread, StageCost, StageReport, StreamReport, Times,
 };
 pub use status::{LatencyStatus, StreamState, StreamStatus};
+pub use tracer::{Traced, Tracer};
 
 use self::gpu::Gpus;
 use self::metrics::Group;
 use crate::frame::clock::{SECOND, now};
+use crate::frame::journey::Witness;
 use crate::frame::{Nanos, Stream};
 use crate::schedule::trace::Tape;
 use ::metrics::{Counter, Gauge};
@@ -108,6 +111,14 @@ struct Meters {
     sinks: BTreeMap<Arc<str>, Arc<SinkMeter>>,
 }
 
+/// A gauge whose label is only known while running.
+struct Labelled {
+    metric: &'static str,
+    value: String,
+    gauge: Gauge,
+    reading: f64,
+}
+
 /// The engine holds the handle too, not only this list.
 fn in_use<T>(meter: &Arc<T>) -> bool {
     Arc::strong_count(meter) > 1
@@ -123,10 +134,10 @@ pub struct Telemetry {
     meters: Mutex<Meters>,
     base: Group,
     process: metrics_process::Collector,
-    /// Gauges whose labels are only known while running: metric, label's value, gauge.
-    labelled: Mutex<Vec<(&'static str, String, Gauge)>>,
+    labelled: Mutex<Vec<Labelled>>,
     reloads: [Counter; 2],
     recorder: Mutex<Option<Arc<Recorder>>>,
+    tracer: Mutex<Option<Arc<Tracer>>>,
     stop: Arc<(Mutex<bool>, Condvar)>,
 }
 
@@ -157,6 +168,7 @@ impl Telemetry {
             labelled: Mutex::default(),
             reloads: ["done", "refused"].map(|r| base.counter(&metrics::RELOADS, &[("result", r)])),
             recorder: Mutex::default(),
+            tracer: Mutex::default(),
             process,
             base,
             stop: Arc::default(),
@@ -215,13 +227,36 @@ impl Telemetry {
 
     fn labelled(&self, metric: &'static metrics::Metric, label: &'static str, value: &str, reading: f64) {
         let mut labelled = self.labelled.lock();
-        match labelled.iter().find(|(name, v, _)| *name == metric.name && v == value) {
-            Some((_, _, gauge)) => gauge.set(reading),
+        match labelled.iter_mut().find(|l| l.metric == metric.name && l.value == value) {
+            Some(known) => {
+                known.gauge.set(reading);
+                known.reading = reading;
+            }
             None => {
                 let gauge = self.base.gauge(metric, &[(label, value)]);
                 gauge.set(reading);
-                labelled.push((metric.name, value.to_owned(), gauge));
+                labelled.push(Labelled { metric: metric.name, value: value.to_owned(), gauge, reading });
             }
+        }
+    }
+
+    /// Some frames of every stream that begins from now on are traced.
+    pub fn trace(&self, tracer: Arc<Tracer>) {
+        *self.tracer.lock() = Some(tracer);
+    }
+
+    /// Who watches the frames of a new stream, where they are traced.
+    pub fn witness(&self) -> Option<Arc<dyn Witness>> {
+        self.tracer.lock().as_ref().map(|t| t.witness())
+    }
+
+    /// What a trace shows beside the frames: how many wait in each ring, and how slow each device is.
+    fn counters(&self, mut each: impl FnMut(&'static str, &str, f64)) {
+        for (name, ring) in self.meters.lock().rings.iter().filter(|(_, m)| in_use(m)) {
+            each("ring", name, ring.depth() as f64);
+        }
+        for l in self.labelled.lock().iter().filter(|l| l.metric == metrics::DEVICE_SLOWDOWN.name) {
+            each("slowdown", &l.value, l.reading);
         }
     }
 

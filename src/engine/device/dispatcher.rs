@@ -3,6 +3,7 @@
 use super::super::inbox::{Change, Inbox, Terms};
 use super::super::supervisor::{Supervisor, panic_message};
 use super::{Crew, Delivery, Done, Event, HANG, Job, Memory, Route, Seat, Ways};
+use crate::frame::journey::{Act, BatchNote};
 use crate::frame::{FailReason, Frame, Nanos, Outcome, Stream, Ticket, clock, clock::SECOND};
 use crate::schedule::trace::Taped;
 use crate::schedule::{Bypass, Lane, Next, Plan, Planner, Variant, Waiting, Why};
@@ -384,11 +385,17 @@ impl Dispatcher {
         };
         let prepared_at = clock::now();
         let mut tickets = self.state.tickets.pop().unwrap_or_default();
+        let (frames, number) = (seats.len(), post.number);
         for Seat { frame, .. } in &mut seats {
             frame.work.prepare += prepared_at - begun;
+            if let Some(journey) = frame.ticket.journey() {
+                let rung = self.rungs.get(frame.rung.unwrap_or(0)).cloned().unwrap_or_else(|| "full".into());
+                let (crew, device) = (self.crew.name.clone(), stage.device().into());
+                let batch = BatchNote { crew, device, frames, rung };
+                journey.leg(Act::Prepare { stage: post.id.clone(), batch }, begun, prepared_at);
+            }
             tickets.push(Arc::downgrade(&frame.ticket));
         }
-        let number = post.number;
         post.number += 1;
         let expected = self.planner.expected(route.site, route.variant, places);
         let job = Job { route, number, batch, seats, places, prepared_at, expected };

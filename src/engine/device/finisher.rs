@@ -3,6 +3,7 @@
 use super::super::outlet::Outlet;
 use super::super::supervisor::{Supervisor, panic_message};
 use super::{Done, HANG, Job, Memory, Route, Seat, Ways};
+use crate::frame::journey::Act;
 use crate::frame::{FailReason, Outcome, clock};
 use crate::ring::Bell;
 use crate::stage::StageError;
@@ -73,6 +74,10 @@ impl Finisher {
             let begun = clock::now();
             let result = catch_unwind(AssertUnwindSafe(|| stage.finish(&batch, places, &mut frame)));
             let now = clock::now();
+            if let Some(journey) = frame.ticket.journey() {
+                journey.leg(Act::Execute { stage: self.id.clone() }, started, ended);
+                journey.leg(Act::Finish { stage: self.id.clone() }, begun, now);
+            }
             match result {
                 Ok(Ok(())) => {
                     let since = frame.passed.nodes().last().map_or(frame.arrival.decoded, |n| n.1);
