@@ -223,7 +223,7 @@ fn a_recorded_run_comes_back_decision_for_decision() {
     let trace = std::fs::read_to_string(bench.path("t.jsonl")).expect("written");
     let mut lines: Vec<String> = trace.lines().map(str::to_owned).collect();
     let at = lines.iter().position(|l| l.contains("\"run\":[[")).expect("a batch");
-    lines[at] = lines[at].replacen(",false]", ",true]", 1);
+    lines[at] = lines[at].replacen(",false,", ",true,", 1);
     std::fs::write(bench.path("other.jsonl"), lines.join("\n")).expect("written");
     let (code, said) = bench.fails(&["simulate", "--replay", "other.jsonl"]);
     assert!(code == 1 && said.contains(&format!("line {}: the decision differs", at + 1)), "{code}: {said}");
@@ -260,4 +260,66 @@ fn without_any_costs_the_models_are_measured() {
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("nobody has said what detect costs: measuring it now"), "{said}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("detect measured now"));
+}
+
+/// Behind the detector two stages on further devices, beside each other.
+const DEVICES: &str = r#"
+[stage.left]
+kind = "detect"
+from = ["detect"]
+model = "MODEL"
+[stage.right]
+kind = "detect"
+from = ["detect"]
+model = "MODEL"
+device = "cuda:1"
+[[cost]]
+stage = "left"
+device = "cuda:0"
+batches = [[1, "9ms"]]
+[[cost]]
+stage = "right"
+alpha = "0ms"
+beta = "6ms"
+[simulate]
+jitter = "0ms"
+spread = 0.0
+"#;
+
+#[test]
+fn stages_on_several_devices_run_beside_each_other() {
+    let text = format!("{}{DEVICES}", PIPELINE.replace("[stage.track]\nkind = \"track\"\n", "").replace("0.08", "0.0"));
+    let bench = Bench::new(&text);
+    let call = ["simulate", "yard.toml", "--for", "5s", "--report", "r.json", "--set", "simulate.slowdown.factor=1.0"];
+    let said = bench.says(&call);
+    assert!(!said.contains("as if on one") && said.contains("each device ×1"), "{said}");
+    let report = bench.json("r.json");
+    for (stage, device) in [("detect", "cpu"), ("left", "cuda:0"), ("right", "cuda:1")] {
+        assert_eq!(
+            (&report["stages"][stage]["device"], &report["stages"][stage]["slots"]),
+            (&device.into(), &1.into())
+        );
+    }
+    // Two cameras of 30 frames a second: each device is busy with its own.
+    let busy = &report["simulated"]["runs"][0]["devices_busy"];
+    for (device, wanted) in [("cpu", 60.0 * 0.0052), ("cuda:0", 60.0 * 0.009), ("cuda:1", 60.0 * 0.006)] {
+        assert!((number(&busy[device]) - wanted).abs() < 0.06, "{device}: {busy}");
+    }
+    assert!(said.contains("busy: cpu ") && said.contains(", cuda:0 "), "{said}");
+    // From the decoder over the detector to the slower of the two: no frame waits for the other one.
+    let p50 = number(&report["streams"]["cam1"]["latency_ms"]["p50"]);
+    assert!((2.5 + 0.3 + 5.2 + 9.0..2.5 + 0.3 + 5.2 + 9.0 + 4.0).contains(&p50), "{p50}");
+    for (name, s) in report["streams"].as_object().expect("streams") {
+        assert_eq!(s["frames"]["on_time"], s["frames"]["captured"], "{name}: each frame is counted once");
+        let sum: f64 = s["breakdown_ms"].as_object().expect("parts").values().map(number).sum();
+        assert!((sum - number(&s["latency_ms"]["mean"])).abs() < 0.01, "{name}");
+    }
+    // The slowest device bounds how many fit: 9 ms of 33.3 ms a frame. All on one would be 20 ms.
+    let fits = |bench: &Bench| {
+        bench.says(&["simulate", "yard.toml", "--for", "2s", "--report", "f.json"]);
+        number(&bench.json("f.json")["simulated"]["capacity"][0][1])
+    };
+    assert_eq!(fits(&bench), 3.0);
+    let one = Bench::new(&text.replace("cuda:0", "cpu").replace("cuda:1", "openvino"));
+    assert_eq!(fits(&one), 1.0);
 }

@@ -143,7 +143,8 @@ pub(super) struct CostTable {
     /// A rung's name. Default: every rung that has no entry of its own.
     #[schemars(with = "Option<String>")]
     rung: Option<Spanned<String>>,
-    /// What it was measured on: cpu, openvino, cuda:N, tensorrt:N. Default: what the stage's `device` says.
+    /// What it was measured on: cpu, openvino, cuda:N, tensorrt:N. Stages on one device wait for each other, those on
+    /// different ones do not; cpu and openvino are one. Default: what the stage's `device` says.
     device: Option<String>,
     /// Batches that the device runs at once, 1 to 256. Default: the stage's `slots`, else 1.
     #[schemars(range(min = 1, max = 256))]

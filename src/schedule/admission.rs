@@ -1,7 +1,7 @@
 //! How many streams a device can serve, and which of those there are it takes.
 
 use super::Site;
-use super::sim::{self, Feed, Scenario};
+use super::sim::{self, Device, Feed, Scenario};
 use crate::frame::Nanos;
 use crate::frame::clock::SECOND;
 
@@ -13,7 +13,11 @@ pub const MOST: usize = 1024;
 /// How many streams like `feed` a device can serve at a rung: the largest number that the simulation of the planner
 /// brings through with at least 99.5 % of the frames on time, with its ceiling held at that rung.
 pub fn capacity(sites: &[Site], slots: usize, feed: &Feed, rung: usize) -> usize {
-    let fits = |n: usize| serves(sites, slots, feed, rung, n);
+    most(|n| serves(sites, slots, feed, rung, n))
+}
+
+/// The largest number of streams up to [`MOST`] that fits: doubled until it does not, then halved between.
+pub fn most(fits: impl Fn(usize) -> bool) -> usize {
     if !fits(1) {
         return 0;
     }
@@ -35,7 +39,7 @@ fn serves(sites: &[Site], slots: usize, feed: &Feed, rung: usize, n: usize) -> b
         site.rungs = site.rungs.get(rung).copied().into_iter().collect();
     }
     let mut scenario = Scenario::new(vec![feed.clone(); n], sites, 2 * SECOND, n as u64);
-    scenario.slots = slots;
+    scenario.devices = vec![Device::new(0..scenario.sites.len(), slots)];
     // At first every stream wants its first frame inferred at once, whatever its rung leaves out later.
     scenario.warmup = SECOND / 2;
     let outcomes = sim::run(&scenario);

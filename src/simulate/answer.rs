@@ -4,7 +4,7 @@ use super::{Ask, Model};
 use crate::frame::Nanos;
 use crate::frame::clock::{SECOND, millis};
 use crate::schedule::Policy;
-use crate::schedule::admission::MOST;
+use crate::schedule::admission::most;
 use crate::schedule::sim::{self, Outcomes, Scenario};
 use crate::telemetry::{Quantiles, SimulatedRun};
 
@@ -69,6 +69,10 @@ pub(super) fn summarise(model: &Model, ask: &Ask, out: &Outcomes) -> Summary {
         latency_ms: quantiles(&mut latencies),
         worst_over_mean: out.fairness(),
         busy: out.busy.min(1.0),
+        devices_busy: match model.devices.len() {
+            1 => Default::default(),
+            _ => model.devices.iter().zip(&out.loads).map(|(d, load)| (d.name.clone(), load.min(1.0))).collect(),
+        },
         rung_share: shares.map(|(r, n)| (rung(r), *n as f64 / all)).collect(),
         rung_changes: out.streams.iter().map(|s| s.moves.0 + s.moves.1).sum(),
     }
@@ -111,22 +115,6 @@ fn fits(model: &Model, rung: usize, streams: usize, rate: f64) -> bool {
 /// How many streams like the pipeline's fit at each rung, undisturbed.
 pub fn capacity(model: &Model) -> Capacity {
     (0..model.rungs.len().max(1)).map(|rung| most(|n| fits(model, rung, n, 1.0))).collect()
-}
-
-/// The largest number up to [`MOST`] that fits.
-fn most(fits: impl Fn(usize) -> bool) -> usize {
-    if !fits(1) {
-        return 0;
-    }
-    let (mut low, mut high) = (1, 2);
-    while high <= MOST && fits(high) {
-        (low, high) = (high, high * 2);
-    }
-    while high - low > 1 {
-        let middle = (low + high) / 2;
-        if fits(middle) { low = middle } else { high = middle }
-    }
-    low
 }
 
 /// Streams and rate that make `load` times the capacity of the best rung. The capacity is told in fractions of a stream

@@ -3,6 +3,7 @@
 //!
 //! * `costs`: what things cost, from the command line, a report, the pipeline file, or measured now.
 //! * this module: a [`Model`] of a pipeline, which makes scenarios for [`schedule::sim`](crate::schedule::sim).
+//! * `ways`: which stages a stream's frames pass, over which devices.
 //! * `answer`: runs them: one run, a sweep, how many streams fit.
 //! * `report`: the run report of a simulation. `text`: what is printed.
 
@@ -10,6 +11,7 @@ mod answer;
 mod costs;
 mod report;
 mod text;
+mod ways;
 
 pub use answer::{Capacity, Summary, capacity, knee, load, run, sweep};
 pub use costs::{Arrives, CostError, CostFlag, Costs, RecordedCosts, Told};
@@ -17,10 +19,10 @@ pub use report::{Run, report};
 pub use text::{disturbances, print_runs, print_sweep, verdict};
 
 use crate::config::{Admission, Lasts, LoadTable, Pipeline, Time};
-use crate::engine::measure;
+use crate::engine::measure::{self, MeasuredStage};
 use crate::frame::Nanos;
 use crate::frame::clock::SECOND;
-use crate::schedule::sim::{Feed, Scenario, Span, Truth};
+use crate::schedule::sim::{Device, Feed, Scenario, Span, Truth};
 use crate::schedule::trace::{RecordedStream, Recording};
 use crate::schedule::{Policy, Site, admission};
 use std::sync::Arc;
@@ -40,16 +42,14 @@ pub struct Model {
     pub name: Arc<str>,
     /// SHA-256 of its file.
     pub sha256: Option<String>,
-    /// The stages on the device.
+    /// The stages on devices.
     pub stages: Vec<Arc<str>>,
     /// The rungs, best first.
     pub rungs: Vec<Arc<str>>,
-    /// The device.
-    pub device: String,
-    /// Batches that run at once.
-    pub slots: usize,
-    /// What runs on it.
+    /// What is known of the stages.
     pub sites: Vec<Site>,
+    /// The devices, and which stages run on each.
+    pub devices: Vec<DeviceModel>,
     /// The pipeline's streams; more of them are these in turn.
     pub streams: Vec<StreamModel>,
     /// How many of them the pipeline has.
@@ -64,6 +64,15 @@ pub struct Model {
     pub length: Option<Nanos>,
     /// What could not be known or is not simulated, in words.
     pub notes: Vec<String>,
+}
+
+/// A device as it is simulated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeviceModel {
+    /// Its name.
+    pub name: String,
+    /// Its stages, as indices into the model's, and its slots.
+    pub device: Device,
 }
 
 /// A stream as it is simulated.
@@ -103,9 +112,8 @@ impl Model {
     /// There is nothing to simulate.
     pub fn new(pipeline: &Pipeline, costs: &Costs) -> Result<Self, CostError> {
         let mut notes = Vec::new();
-        if measure::devices(&costs.stages).len() > 1 {
-            notes.push("the stages run on several devices; here they wait for each other as if on one".to_owned());
-        }
+        let devices: Vec<DeviceModel> =
+            measure::devices(&costs.stages).into_iter().map(|stages| device(&costs.stages, stages)).collect();
         let measured = || costs.stages.iter().flat_map(|s| &s.ways);
         let tail = measured().map(|w| w.finish).max().unwrap_or(0);
         let spread = costs.spread.or(pipeline.load.spread).unwrap_or(SPREAD);
@@ -116,7 +124,7 @@ impl Model {
                 notes.push(format!("{id} has no deadline and is left out"));
                 continue;
             };
-            let branches = branches(pipeline, costs, &id);
+            let (branches, forks) = ways::ways(pipeline, costs, &devices, &id);
             if branches.is_empty() {
                 notes.push(format!("{id} passes no stage on a device and is left out"));
                 continue;
@@ -129,7 +137,7 @@ impl Model {
             feed.decode = arrives.decode.unwrap_or(0);
             feed.decode_spread = arrives.spread;
             feed.priority = source.config.priority;
-            feed.branches = branches;
+            (feed.branches, feed.forks) = (branches, forks);
             streams.push(StreamModel { id, feed });
         }
         if streams.is_empty() {
@@ -154,9 +162,8 @@ impl Model {
             sha256: Some(pipeline.sha256.clone()),
             stages: costs.stages.iter().map(|s| s.id.clone()).collect(),
             rungs: pipeline.rungs.iter().map(|r| r.name.clone()).collect(),
-            device: measured().next().map_or("cpu", |w| &w.device).to_owned(),
-            slots: measured().map(|w| w.slots).max().unwrap_or(1),
-            sites: costs.stages.iter().map(measure::MeasuredStage::site).collect(),
+            sites: costs.stages.iter().map(MeasuredStage::site).collect(),
+            devices,
             streams,
             admission: pipeline.admission,
             truth: Truth { spread, tail, ..Truth::default() },
@@ -177,6 +184,7 @@ impl Model {
                 variant.cost.prepare.observe(prepare);
             }
         }
+        let device = Device::new(0..sites.len(), setup.slots);
         let streams = || recording.streams.iter().filter(|s| !s.branches.is_empty());
         let stream = |s: &RecordedStream| {
             let mut feed = Feed::steady(30.0, s.deadline.unwrap_or(SECOND));
@@ -192,8 +200,7 @@ impl Model {
             sha256: None,
             stages: setup.stages.iter().map(|s| s.as_str().into()).collect(),
             rungs: setup.rungs.iter().map(|s| s.as_str().into()).collect(),
-            device: setup.device.clone(),
-            slots: setup.slots,
+            devices: vec![DeviceModel { name: setup.device.clone(), device }],
             sites,
             streams: streams().map(stream).collect(),
             admission: Admission::Off,
@@ -233,10 +240,14 @@ impl Model {
     /// How many of streams like the file's the machine serves at each rung, as the engine reckons when it starts.
     fn served(&self, rung: usize) -> usize {
         let Some(deadline) = self.streams.iter().filter_map(|s| s.feed.deadline).min() else { return 0 };
-        let mut feed = Feed { deadline: Some(deadline), ..self.streams[0].feed.clone() };
-        feed.branches = vec![(0..self.sites.len()).collect()];
+        let mut feed = Feed { deadline: Some(deadline), forks: Vec::new(), ..self.streams[0].feed.clone() };
         (feed.decode, feed.decode_spread) = (0, 0.0);
-        admission::capacity(&self.sites, self.slots, &feed, rung)
+        let of = |DeviceModel { device, .. }: &DeviceModel| {
+            let sites: Vec<Site> = device.sites.iter().map(|&s| self.sites[s].clone()).collect();
+            feed.branches = vec![(0..sites.len()).collect()];
+            admission::capacity(&sites, device.slots, &feed, rung)
+        };
+        self.devices.iter().map(of).min().unwrap_or(0)
     }
 
     /// The scenario of a question.
@@ -269,15 +280,19 @@ impl Model {
             }
         }
         let mut scenario = Scenario::new(feeds, sites, ask.length, ask.seed);
-        scenario.slots = self.slots;
+        scenario.devices = self.devices.iter().map(|d| d.device.clone()).collect();
         scenario.policy = ask.policy;
         scenario.truth = self.truth.clone();
         scenario.refused.clone_from(&self.refused);
         if ask.disturbed {
             if let Some(slow) = &self.load.slowdown {
                 let every = slow.every.unwrap_or(Time(Duration::from_secs(10)));
-                let when = spans(every, slow.lasts, [2000, 4000], ask.length, ask.seed ^ 0x510e_527f);
-                scenario.truth.slowdowns = when.into_iter().map(|s| (s, slow.factor)).collect();
+                for (n, device) in scenario.devices.iter_mut().enumerate() {
+                    // Each device at times of its own.
+                    let seed = ask.seed ^ 0x510e_527f ^ ((n as u64) << 32);
+                    let when = spans(every, slow.lasts, [2000, 4000], ask.length, seed);
+                    device.slowdowns = when.into_iter().map(|s| (s, slow.factor)).collect();
+                }
             }
             if let Some(outlier) = &self.load.outlier {
                 scenario.truth.outliers = (outlier.share, outlier.by.0.as_nanos() as Nanos);
@@ -328,31 +343,10 @@ fn spans(every: Time, lasts: Option<Lasts>, default: [u64; 2], length: Nanos, se
     out
 }
 
-/// The stages on the device that a source's frames pass: one list for each stage that takes them first, with those that
-/// come behind it.
-fn branches(pipeline: &Pipeline, costs: &Costs, source: &Arc<str>) -> Vec<Vec<usize>> {
-    let place = |id: &Arc<str>| costs.stages.iter().position(|s| s.id == *id);
-    // For each stage behind the source whether a device stage lies before it, and which branch that one began. The
-    // pipeline's stages come after those they take frames from.
-    let mut reached: Vec<(&Arc<str>, Option<usize>)> = vec![(source, None)];
-    let mut branches: Vec<Vec<usize>> = Vec::new();
-    for stage in &pipeline.stages {
-        let before: Vec<Option<usize>> =
-            reached.iter().filter(|(id, _)| stage.from.contains(id)).map(|(_, branch)| *branch).collect();
-        if before.is_empty() {
-            continue;
-        }
-        let mut branch = before.into_iter().flatten().next();
-        if let Some(site) = place(&stage.id) {
-            match branch {
-                Some(branch) => branches[branch].push(site),
-                None => {
-                    branches.push(vec![site]);
-                    branch = Some(branches.len() - 1);
-                }
-            }
-        }
-        reached.push((&stage.id, branch));
-    }
-    branches
+/// A device that runs these stages, by their places among all.
+fn device(stages: &[MeasuredStage], places: Vec<usize>) -> DeviceModel {
+    let ways = || places.iter().flat_map(|&n| &stages[n].ways);
+    let name = ways().next().map_or("cpu", |w| &w.device).to_owned();
+    let slots = ways().map(|w| w.slots).max().unwrap_or(1);
+    DeviceModel { name, device: Device::new(places, slots) }
 }

@@ -74,6 +74,8 @@ fn stream(model: &Model, t: &Tally, deadline: Option<Nanos>, seconds: f64, tail:
     let [decode, prepare, execute, rest] = t.parts.map(mean);
     let mut breakdown_ms = BTreeMap::new();
     if let Some(all) = latency_ms.mean {
+        // What devices did for a frame at the same time is more than the time that it took.
+        let execute = execute.min((all - decode - prepare - rest).max(0.0));
         let wait = (all - decode - prepare - execute - rest).max(0.0);
         breakdown_ms.extend([
             ("arrival", 0.0),
@@ -138,6 +140,7 @@ fn stage(model: &Model, out: &Outcomes, site: usize) -> StageReport {
         let Quantiles { p50, p99, .. } = quantiles(&mut spans);
         Times { p50, p99 }
     };
+    let device = model.devices.iter().find(|d| d.device.sites.contains(&site));
     let (batches, frames) = out.batches.get(site).copied().unwrap_or_default();
     StageReport {
         frames,
@@ -146,8 +149,8 @@ fn stage(model: &Model, out: &Outcomes, site: usize) -> StageReport {
         wait_ms: times(out.waits.get(site)),
         execute_ms: times(out.spans.get(site)),
         batch_mean: (batches > 0).then(|| frames as f64 / batches as f64),
-        device: model.device.clone(),
-        slots: Some(model.slots),
+        device: device.map_or_else(|| "cpu".to_owned(), |d| d.name.clone()),
+        slots: device.map(|d| d.device.slots),
         cost: Vec::new(),
     }
 }

@@ -34,7 +34,8 @@ pub fn disturbances(model: &Model, ask: &Ask) -> String {
     let slow = load.slowdown.as_ref();
     let every = slow.map(|s| s.every.unwrap_or(Time(Duration::from_secs(10))));
     let factor = slow.map_or(1.0, |s| s.factor);
-    let what = format!("{} ×{} for {}", "the device", plain(factor), lasts(slow.and_then(|s| s.lasts), [2000, 4000]));
+    let who = if model.devices.len() > 1 { "each device" } else { "the device" };
+    let what = format!("{who} ×{} for {}", plain(factor), lasts(slow.and_then(|s| s.lasts), [2000, 4000]));
     gap("slowdowns", every, what);
     if let Some(o) = load.outlier.as_ref().filter(|_| ask.disturbed) {
         parts.push(format!("{} % of batches {} longer", plain(o.share * 100.0), ms(o.by.0)));
@@ -110,13 +111,15 @@ pub fn print_runs(model: &Model, ask: &Ask, outcomes: &Outcomes, runs: &[Summary
     }
     let mut out = table(&rows);
     if let [only] = runs {
-        let _ = writeln!(
-            out,
-            "all: {:.1} of {:.1} frames a second on time, device busy {:.0} % of the time",
-            only.goodput_fps,
-            only.captured_fps,
-            only.busy * 100.0
-        );
+        let percent = |share: f64| format!("{:.0} %", share * 100.0);
+        let each: Vec<String> = only.devices_busy.iter().map(|(name, b)| format!("{name} {}", percent(*b))).collect();
+        let busy = if each.is_empty() {
+            format!("device busy {}", percent(only.busy))
+        } else {
+            format!("busy: {}", each.join(", "))
+        };
+        let (on_time, all) = (only.goodput_fps, only.captured_fps);
+        let _ = writeln!(out, "all: {on_time:.1} of {all:.1} frames a second on time, {busy} of the time");
     } else {
         let _ = write!(out, "\n{}", summaries(model, runs, None));
     }

@@ -122,9 +122,12 @@ pub struct SimulatedRun {
     /// On-time frames of the worst-served stream over the mean of all.
     #[serde(serialize_with = "share")]
     pub worst_over_mean: f64,
-    /// Share of the time that the device was busy.
+    /// Share of the time that the device was busy; of all devices together, where there are several.
     #[serde(serialize_with = "share")]
     pub busy: f64,
+    /// The same for each of several devices.
+    #[serde(serialize_with = "rounded_map", skip_serializing_if = "BTreeMap::is_empty")]
+    pub devices_busy: BTreeMap<String, f64>,
     /// Share of delivered frames by rung.
     #[serde(serialize_with = "rounded_map")]
     pub rung_share: BTreeMap<String, f64>,

@@ -1,5 +1,6 @@
 //! What the scheduler promises, proven under virtual time: the same planner runs in production.
 
+mod devices;
 mod ladder;
 mod oracle;
 mod properties;

@@ -3,7 +3,7 @@
 use super::*;
 use framegate::frame::Nanos;
 use framegate::frame::clock::SECOND;
-use framegate::schedule::sim::Span;
+use framegate::schedule::sim::{Device, Fork, Span};
 use framegate::schedule::{Bypass, Lane, Next, Plan, Planner, Waiting, Why};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -382,10 +382,12 @@ proptest! {
 }
 
 fn scenario() -> impl Strategy<Value = Scenario> {
-    let feed = (stream(), 0..20 * MILLI, 0..3u64, prop::collection::vec(any::<prop::sample::Index>(), 1..3));
+    let feed = (stream(), 0..20 * MILLI, 0..3u64, prop::collection::vec(any::<prop::sample::Index>(), 1..4));
     let truth = (0.0..0.3f64, 0.0..0.02f64, 0.2..4.0f64, any::<bool>());
-    (sites(), 1..3usize, prop::collection::vec(feed, 1..8), truth, 0..5usize, any::<u64>()).prop_map(
-        |(sites, slots, feeds, (spread, outliers, slow, frozen), policy, seed)| {
+    // Devices, and whether branches begin behind the first one's first stage.
+    let machine = (1..3usize, 1..4usize, any::<bool>());
+    (sites(), machine, prop::collection::vec(feed, 1..8), truth, 0..5usize, any::<u64>()).prop_map(
+        |(sites, (slots, devices, forks), feeds, (spread, outliers, slow, frozen), policy, seed)| {
             let n = sites.len();
             let feeds = feeds.into_iter().map(|(s, decode, pause, branches)| Feed {
                 period: s.period,
@@ -399,10 +401,15 @@ fn scenario() -> impl Strategy<Value = Scenario> {
                 present: Span { from: 0, to: s.frames * s.period },
                 // Each branch from some stage to the last.
                 branches: branches.iter().map(|b| (b.index(n)..n).collect()).collect(),
+                forks: (1..branches.len())
+                    .filter(|_| forks)
+                    .map(|branch| Fork { branch, behind: (0..branch).map(|b| (b, 0)).collect() })
+                    .collect(),
                 ..Feed::steady(30.0, s.deadline)
             });
             let mut s = Scenario::new(feeds.collect(), sites, 2 * SECOND, seed);
-            s.slots = slots;
+            let on = |d: usize| Device::new((0..n).filter(|site| site % devices == d), slots + d % 2);
+            s.devices = (0..devices).map(on).collect();
             s.policy = Policy::ALL[policy];
             s.truth = Truth {
                 spread,
