@@ -32,6 +32,14 @@ impl Device {
             chosen => vec![chosen],
         }
     }
+
+    /// The precisions there are on it, the model's own first.
+    pub fn precisions(self) -> &'static [Precision] {
+        match self {
+            Self::OpenVino => &[Precision::Fp32, Precision::Bf16],
+            Self::Auto | Self::Cpu | Self::Cuda(_) | Self::TensorRt(_) => &[Precision::Fp32],
+        }
+    }
 }
 
 impl fmt::Display for Device {
@@ -101,6 +109,15 @@ pub enum Precision {
     Bf16,
 }
 
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fp32 => "fp32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
 /// The provider of a device, or why this library cannot have it. `None`: ONNX Runtime's own CPU kernels.
 pub(super) fn provider(
     device: Device,
@@ -115,8 +132,8 @@ pub(super) fn provider(
             Err(e) => Err(e.to_string()),
         }
     }
-    if precision == Precision::Bf16 && !matches!(device, Device::OpenVino) {
-        return Err(missing("precision \"bf16\" is there with device \"openvino\" only".into()));
+    if !device.precisions().contains(&precision) {
+        return Err(missing(format!("precision \"{precision}\" is there with device \"openvino\" only")));
     }
     Ok(match device {
         Device::Auto | Device::Cpu => None,
@@ -152,6 +169,16 @@ pub(super) fn provider(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_precision_that_a_device_lacks_is_refused_before_anything_is_loaded() {
+        for device in [Device::Cpu, Device::Cuda(0), Device::TensorRt(0)] {
+            assert!(!device.precisions().contains(&Precision::Bf16));
+            let refused = provider(device, 1, Precision::Bf16).map(|_| ()).unwrap_err().to_string();
+            assert!(refused.contains("\"bf16\" is there with device \"openvino\" only"), "{refused}");
+        }
+        assert_eq!(Device::OpenVino.precisions(), [Precision::Fp32, Precision::Bf16]);
+    }
 
     #[test]
     fn device_names_round_trip() {

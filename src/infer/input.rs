@@ -16,6 +16,10 @@ pub struct PictureInput {
     pub spec: InputSpec,
     /// Where each picture decides the size: `spec` has the largest.
     pub per_picture: Option<PerPicture>,
+    /// Whether the pipeline file may ask for another width and height.
+    pub any_size: bool,
+    /// What its sides are multiples of, where the card says so.
+    pub multiple: Option<usize>,
 }
 
 /// A size that depends on the picture: at its own scale, or smaller so that the long side fits, padded to multiples.
@@ -126,7 +130,8 @@ impl PictureInput {
             mean: card.mean.map_or([0.0; 3], |m| m.all()),
             scale: card.factor(),
         };
-        Ok(Self { info: info.clone(), spec, per_picture })
+        let any_size = info.dim(w).is_none() && info.dim(h).is_none();
+        Ok(Self { info: info.clone(), spec, per_picture, any_size, multiple: card.multiple })
     }
 
     fn size(
@@ -200,6 +205,7 @@ mod tests {
         assert_eq!((i.spec.width, i.spec.height, i.spec.layout), (320, 240, Layout::Nchw));
         let i = new([-1, 240, 320, 1], InputCard::default(), None).unwrap();
         assert_eq!((i.spec.layout, i.spec.channels), (Layout::Nhwc, ChannelOrder::Gray));
+        assert!(!i.any_size);
         assert!(new([1, 5, 240, 320], InputCard::default(), None).unwrap_err().contains("layout"));
     }
 
@@ -209,7 +215,8 @@ mod tests {
         assert!(e.contains("one file for each size"), "{e}");
         assert!(new([1, 3, 416, 416], InputCard::default(), Some((416, 416))).is_ok());
         let dynamic = InputCard { multiple: Some(32), ..Default::default() };
-        assert_eq!(new([1, 3, -1, -1], dynamic.clone(), Some((320, 192))).unwrap().spec.height, 192);
+        let i = new([1, 3, -1, -1], dynamic.clone(), Some((320, 192))).unwrap();
+        assert_eq!((i.spec.height, i.any_size, i.multiple), (192, true, Some(32)));
         assert!(new([1, 3, -1, -1], dynamic, Some((320, 200))).unwrap_err().contains("multiples of 32"));
         assert!(new([1, 3, -1, -1], InputCard::default(), None).unwrap_err().contains("any size"));
     }

@@ -28,6 +28,7 @@ mod stills;
 
 pub use config::{CameraFormat, Secret, SourceConfig, Transport, redact};
 pub use pipe::abandoned;
+pub use stills::{decode as decode_still, readable as is_still};
 
 use crate::frame::{FailReason, Frame, Nanos, Outcome, Signal, Stream, Ticket, clock};
 use crate::ring::{Pushed, Sender};

@@ -1,6 +1,6 @@
 //! `detect`: finds things in pictures with a neural network.
 
-use super::{Batch, BatchStage, BuildContext, Built, Execute, StageConfig, StageError};
+use super::{Batch, BatchStage, BuildContext, Built, Execute, PictureUse, StageConfig, StageError};
 use crate::frame::{Detection, Frame, Picture};
 use crate::infer::InferError;
 use crate::infer::card::{Labels, Named};
@@ -114,6 +114,11 @@ const CHECKED_BYTES: u64 = 64 << 20;
 impl DetectConfig {
     fn resources(&self) -> Resources {
         Resources { device: self.device, precision: self.precision, threads: self.threads, slots: self.slots }
+    }
+
+    /// Least score of a detection.
+    fn least(&self, named: &Named) -> f32 {
+        self.threshold.or(named.card.threshold).unwrap_or(detector::THRESHOLD)
     }
 
     fn labels(&self, context: &BuildContext) -> Result<Option<Vec<Arc<str>>>, InferError> {
@@ -274,6 +279,13 @@ impl StageConfig for DetectConfig {
         model_in_report(&self.model, context)
     }
 
+    fn picture_use(&self, context: &BuildContext) -> Result<Option<PictureUse>, StageError> {
+        let named = find_model(&self.model, context)?;
+        let info = ModelInfo::read(&named.file)?;
+        let detector = Detector::new(&named, &info, self.input.map(InputSize::size), self.labels(context)?)?;
+        Ok(Some(PictureUse { input: detector.input, threshold: Some(self.least(&named)) }))
+    }
+
     fn build(&self, context: &BuildContext) -> Result<Built, StageError> {
         Ok(Built::Batch(Arc::new(Detect::new(self, context)?)))
     }
@@ -336,7 +348,7 @@ impl Detect {
         let allowed = config
             .allowed(&detector)
             .map_err(|unknown| StageError::new(format!("the model has no class `{}`", unknown.join("`, `"))))?;
-        let threshold = config.threshold.or(named.card.threshold).unwrap_or(detector::THRESHOLD);
+        let threshold = config.least(&named);
         let iou = config.iou.or(named.card.iou).unwrap_or(detector::IOU);
         let most = config.batch.most_on(opened.device);
         let model = PictureModel::new(named, on, opened, detector.input.clone(), most)?;

@@ -13,6 +13,7 @@ pub mod tensor;
 pub mod track;
 
 use crate::frame::Frame;
+use crate::infer::input::PictureInput;
 use crate::issue::Issue;
 use serde::de::DeserializeOwned;
 use std::any::Any;
@@ -147,6 +148,15 @@ pub enum Built {
     Batch(Arc<dyn BatchStage>),
 }
 
+/// How a stage uses a model on the picture.
+#[derive(Debug, Clone)]
+pub struct PictureUse {
+    /// The model's picture input, with what the pipeline file wishes.
+    pub input: PictureInput,
+    /// Least score of the boxes that it reports; `None` where it reports none.
+    pub threshold: Option<f32>,
+}
+
 /// A stage's typed configuration.
 pub trait StageConfig: Debug + Send + Sync {
     /// What is wrong with it that the types cannot say. Starts nothing.
@@ -157,6 +167,15 @@ pub trait StageConfig: Debug + Send + Sync {
     /// The model files it uses: name and SHA-256 in hexadecimal, for the run report.
     fn models(&self, _context: &BuildContext) -> Vec<(String, String)> {
         Vec::new()
+    }
+
+    /// How it uses a model on the whole picture, for tools that compare ways of running it; `None` where it has no such
+    /// model. Looks into the model file.
+    ///
+    /// # Errors
+    /// The model cannot be read.
+    fn picture_use(&self, _context: &BuildContext) -> Result<Option<PictureUse>, StageError> {
+        Ok(None)
     }
 
     /// Builds the stage: loads models, allocates.

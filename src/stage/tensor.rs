@@ -4,7 +4,7 @@ use super::detect::{
     BatchKeys, InputSize, PictureSlot, buffers, check_model, check_region, check_resources, find_model,
     model_in_report, peek, picture_batch, picture_batch_mut, region_of,
 };
-use super::{Batch, BatchStage, BuildContext, Built, Execute, StageConfig, StageError};
+use super::{Batch, BatchStage, BuildContext, Built, Execute, PictureUse, StageConfig, StageError};
 use crate::frame::{Frame, RawTensor};
 use crate::infer::InferError;
 use crate::infer::card::{FitCard, InputCard, Named};
@@ -104,6 +104,12 @@ impl StageConfig for TensorConfig {
 
     fn models(&self, context: &BuildContext) -> Vec<(String, String)> {
         model_in_report(&self.model, context)
+    }
+
+    fn picture_use(&self, context: &BuildContext) -> Result<Option<PictureUse>, StageError> {
+        let named = find_model(&self.model, context)?;
+        let input = self.input(&named, &ModelInfo::read(&named.file)?)?;
+        Ok(Some(PictureUse { input, threshold: None }))
     }
 
     fn build(&self, context: &BuildContext) -> Result<Built, StageError> {
