@@ -45,8 +45,7 @@ pub(super) struct Running<'s> {
 
 impl<'s> Running<'s> {
     pub(super) fn new(told: &'s Device, planner: Planner<Token>) -> Self {
-        let slot =
-            || Slot { busy: false, site: 0, variant: 0, started: 0, expected: 0, places: 0, tokens: Vec::new() };
+        let slot = || Slot { busy: false, site: 0, variant: 0, started: 0, expected: 0, places: 0, tokens: Vec::new() };
         Self {
             told,
             planner,
