@@ -154,7 +154,7 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// How long that is to be taken for, where `allowance` is from captured to deadline.
+    /// How long that is to be taken for, where `allowance` is what a frame has had until its deadline since it was ready.
     ///
     /// Safety takes at most half of what the expectation leaves of it: in bad times an idle device still serves a fresh
     /// frame, where more caution would shed every frame and learn nothing.
@@ -164,6 +164,11 @@ impl Path {
 
     /// Whether a frame that starts then meets its deadline.
     pub(super) fn fits(self, start: Nanos, w: &Waiting) -> bool {
+        w.deadline.is_none_or(|d| start + self.within(d.saturating_sub(w.ready)) <= d)
+    }
+
+    /// The same for what a frame can do without: with all caution that half of its whole time allows.
+    pub(super) fn surely_fits(self, start: Nanos, w: &Waiting) -> bool {
         w.deadline.is_none_or(|d| start + self.within(d.saturating_sub(w.captured)) <= d)
     }
 }

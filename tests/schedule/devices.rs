@@ -99,7 +99,7 @@ fn branches_fork_behind_a_stage_and_join_before_another() {
         assert!(t.latencies.iter().all(|&l| l == (5 + 12 + 2) * MILLI), "{:?}", t.latencies);
     }
     // The stage behind the join is not reached where one of its branches is given up.
-    s.sites[2] = single(85);
+    s.sites[2] = single(86);
     let out = checked(&s);
     assert_eq!((out.on_time(), out.batches[2].1, out.batches[3].1), (0, 0, 0), "{:?}", out.batches);
 }

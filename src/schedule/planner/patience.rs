@@ -34,7 +34,7 @@ impl<T> Planner<T> {
         let deadline = w.deadline?;
         let site = &self.sites[lane.lane.site];
         let cost = &site.variants[way.variant].cost;
-        let path = self.alone[lane.lane.site][way.variant].within(deadline.saturating_sub(w.captured));
+        let path = self.alone[lane.lane.site][way.variant].within(deadline.saturating_sub(w.ready));
         let latest = now + deadline.checked_sub(start + path)?.min(HOLD);
         let alone = self.slowdown.expected(cost, 1);
         let served = self.streams[lane.stream].served;

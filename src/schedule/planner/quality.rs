@@ -39,6 +39,7 @@ impl<T> Planner<T> {
                 let before: usize = self.sites[..lane.lane.site].iter().map(|s| s.variants.len()).sum();
                 let site = &self.sites[lane.lane.site];
                 let deadline = lane.lane.deadline.unwrap_or(Nanos::MAX / 4);
+                let allowed = deadline.saturating_sub(lane.lag);
                 let half = deadline.saturating_sub(site.tail.mean()).max(1) as f64 / 2.0;
                 for (rung, plan) in site.rungs.iter().enumerate() {
                     let Some((i, v)) = plan.variant.and_then(|i| Some((i, site.variants.get(i)?))) else { continue };
@@ -46,7 +47,7 @@ impl<T> Planner<T> {
                     // A frame is never shed for crops that do not fit.
                     let (places, fits) = match site.crops {
                         Some(_) => (lane.usual.min(v.largest() as f64), true),
-                        None => (1.0, path.within(deadline) <= deadline),
+                        None => (1.0, path.within(allowed) <= allowed),
                     };
                     let rate = places / period as f64 / f64::from(plan.every.max(1));
                     stream.demand.add(rung, before + i, rate, fits);

@@ -44,10 +44,10 @@ impl<T> Planner<T> {
         if !self.policy.tests_start() {
             return most;
         }
-        if site.crops.is_none() || most <= 1 {
+        if site.crops.is_none() {
             return if alone.fits(start, w) { most } else { 0 };
         }
-        let fits = |n: usize| self.path(site, variant, (n, site.variants[variant].warmed(n))).fits(start, w);
+        let fits = |n: usize| self.path(site, variant, (n, site.variants[variant].warmed(n))).surely_fits(start, w);
         (1..=most).rev().find(|&n| fits(n)).unwrap_or(0)
     }
 

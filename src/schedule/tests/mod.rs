@@ -151,6 +151,11 @@ fn caution_never_keeps_an_idle_device_from_a_fresh_frame() {
     p.arrive(0, 0, 1000 * MILLI, at(1000), 1);
     let mut plan = Plan::default();
     assert_eq!(p.plan(1003 * MILLI, 0, &mut plan), RUN);
+    // Nor from one that took a third of its time to come here: what is left is enough.
+    plan.run.clear();
+    p.arrive(0, 0, 1112 * MILLI, Waiting { ready: 1112 * MILLI, ..at(1100) }, 2);
+    assert_eq!(p.plan(1112 * MILLI, 0, &mut plan), RUN);
+    assert_eq!(items(&plan.run), [2]);
 }
 
 /// Four streams of 30 fps, first frames at `next` (µs), on a device that takes `service` µs a frame, for 30 s. Arrivals
