@@ -3,6 +3,7 @@
 
 use super::clock::Nanos;
 use super::journey::{Journey, Witness};
+use super::{Beat, Rhythm};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -241,6 +242,7 @@ pub struct Stream {
     seq: AtomicU64,
     up: AtomicBool,
     signal: Mutex<Signal>,
+    rhythm: Mutex<Rhythm>,
     witness: OnceLock<Arc<dyn Witness>>,
 }
 
@@ -257,6 +259,7 @@ impl Stream {
             seq: AtomicU64::new(0),
             up: AtomicBool::new(false),
             signal: Mutex::new(Signal::Connecting),
+            rhythm: Mutex::default(),
             witness: OnceLock::new(),
         }
     }
@@ -265,6 +268,7 @@ impl Stream {
     pub fn capture(self: &Arc<Self>, at: Nanos) -> Arc<Ticket> {
         self.ledger.captured.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         let seq = self.seq.fetch_add(1, Relaxed);
+        self.rhythm.lock().beats(at);
         let witness = self.witness.get().filter(|w| w.watches(self.index, seq));
         let deadline = self.deadline.map(|d| at + d);
         Arc::new(Ticket {
@@ -275,6 +279,11 @@ impl Stream {
             settled: AtomicBool::new(false),
             journey: witness.map(|w| Arc::new(Journey::new(w.clone(), self.id.clone(), seq, at, deadline))),
         })
+    }
+
+    /// How regularly its frames are captured.
+    pub fn beat(&self) -> Option<Beat> {
+        self.rhythm.lock().beat()
     }
 
     /// Some of its frames are watched from now on. Only the first witness counts.

@@ -6,6 +6,7 @@ pub mod journey;
 mod ledger;
 mod picture;
 mod record;
+mod rhythm;
 
 pub use annotations::{Annotations, Attribute, Detection, RawTensor};
 pub use clock::Nanos;
@@ -14,6 +15,7 @@ pub use picture::{
     Colorimetry, Matrix, Orientation, OwnedPlanes, Payload, Picture, PixelBuffer, PixelFormat, Range, Siting,
 };
 pub use record::Record;
+pub use rhythm::{Beat, Rhythm};
 
 use journey::Act;
 use std::sync::Arc;

@@ -80,6 +80,7 @@ pub struct RecordedCosts {
 #[derive(Debug, Clone, Deserialize)]
 struct RecordedStream {
     decode_ms: Option<RecordedSpan>,
+    rhythm: Option<RecordedRhythm>,
     fps: Option<RecordedRates>,
 }
 
@@ -87,6 +88,13 @@ struct RecordedStream {
 struct RecordedSpan {
     mean: Option<f64>,
     spread: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct RecordedRhythm {
+    period_ms: f64,
+    phase_ms: f64,
+    deviation_ms: f64,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -111,7 +119,14 @@ struct RecordedCost {
     prepare_ms: f64,
     tail_ms: f64,
     spread: Option<f64>,
+    drift: Option<RecordedDrift>,
     crops: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct RecordedDrift {
+    share: f64,
+    lasts_ms: f64,
 }
 
 fn nanos(ms: f64) -> Nanos {
@@ -133,7 +148,7 @@ impl RecordedCosts {
         Ok(costs)
     }
 
-    fn way(&self, stage: &str, rung: &str) -> Option<(Measured, Option<f64>)> {
+    fn way(&self, stage: &str, rung: &str) -> Option<(Measured, Spread)> {
         let stage = self.stages.get(stage)?;
         let cost = stage.cost.iter().find(|c| c.rungs.iter().any(|r| r == rung))?;
         let line = |b: usize| nanos(cost.alpha_ms + cost.beta_ms * b as f64);
@@ -146,7 +161,8 @@ impl RecordedCosts {
             finish: nanos(cost.tail_ms),
             crops: cost.crops,
         };
-        Some((measured, cost.spread))
+        let drift = cost.drift.map_or((0.0, 0), |d| (d.share.clamp(0.0, 1.0), nanos(d.lasts_ms)));
+        Some((measured, Spread { share: cost.spread, drift }))
     }
 }
 
@@ -159,6 +175,54 @@ pub struct Arrives {
     pub spread: f64,
     /// Frames per second, where they were measured.
     pub fps: Option<f64>,
+    /// Where frames were seen to come regularly: when, and how regularly.
+    pub beat: Option<Regular>,
+}
+
+/// A regular stream.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Regular {
+    /// Between two frames.
+    pub period: Nanos,
+    /// When the first frame is captured, by the beat.
+    pub phase: Nanos,
+    /// Captures are spread evenly over so much time around the beat.
+    pub jitter: Nanos,
+}
+
+/// A deviation of more than this share of a period is no beat.
+const REGULAR: f64 = 0.25;
+
+impl Regular {
+    fn of(recorded: &RecordedRhythm) -> Option<Self> {
+        let beats = recorded.period_ms > 0.0 && recorded.deviation_ms < REGULAR * recorded.period_ms;
+        beats.then(|| Self {
+            period: nanos(recorded.period_ms),
+            phase: nanos(recorded.phase_ms),
+            // An even spread of this width has that deviation.
+            jitter: nanos(recorded.deviation_ms * 12f64.sqrt()),
+        })
+    }
+}
+
+/// How batches deviate from the model.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Spread {
+    /// By this share of their span; `None` where nobody has said.
+    pub share: Option<f64>,
+    /// The share of the variance that stays from batch to batch, and for how long.
+    pub drift: (f64, Nanos),
+}
+
+impl Spread {
+    fn of(share: Option<f64>) -> Self {
+        Self { share, ..Self::default() }
+    }
+
+    /// The wider of the two.
+    fn or(self, other: Self) -> Self {
+        if other.share.is_some() && other.share >= self.share { other } else { self }
+    }
 }
 
 /// Everything that a simulation of a pipeline takes for granted.
@@ -166,8 +230,8 @@ pub struct Arrives {
 pub struct Costs {
     /// The stages that run on a device.
     pub stages: Vec<MeasuredStage>,
-    /// Deviation of batches as a share of their span; `None` where nobody has said.
-    pub spread: Option<f64>,
+    /// How batches deviate.
+    pub spread: Spread,
     /// The sources, in the file's order.
     pub sources: Vec<Arrives>,
     /// Where it is known from, in words.
@@ -191,7 +255,7 @@ impl Costs {
     /// The command line names what is not there; no stage runs on a device; what has to be measured cannot be used.
     pub fn find(pipeline: &Pipeline, told: &Told<'_>, measuring: impl FnOnce(&str)) -> Result<Self, CostError> {
         check_names(pipeline, told.flags)?;
-        let mut lookup = Lookup { pipeline, told, origins: Vec::new(), spread: None };
+        let mut lookup = Lookup { pipeline, told, origins: Vec::new(), spread: Spread::default() };
         let entries: Vec<&StageEntry> = pipeline.stages.iter().filter(|s| on_device(s, pipeline, told)).collect();
         if entries.is_empty() {
             let what = "no stage of this file runs a model on the picture: there is nothing to schedule";
@@ -251,7 +315,7 @@ struct Lookup<'l> {
     pipeline: &'l Pipeline,
     told: &'l Told<'l>,
     origins: Vec<String>,
-    spread: Option<f64>,
+    spread: Spread,
 }
 
 impl Lookup<'_> {
@@ -261,13 +325,6 @@ impl Lookup<'_> {
         }
     }
 
-    fn spreads(&mut self, spread: Option<f64>) {
-        self.spread = match (self.spread, spread) {
-            (Some(a), Some(b)) => Some(a.max(b)),
-            (a, b) => a.or(b),
-        };
-    }
-
     /// What a stage costs at a rung, as far as it has been said.
     fn way(&mut self, entry: &StageEntry, rung: usize) -> Option<Measured> {
         entry.at(rung).variant?;
@@ -275,7 +332,7 @@ impl Lookup<'_> {
         let recorded = self.told.recorded.and_then(|r| r.way(&entry.id, name));
         let known = match recorded {
             Some((measured, spread)) => {
-                self.spreads(spread);
+                self.spread = self.spread.or(spread);
                 self.note(format!("{} from the report", entry.id));
                 Some(measured)
             }
@@ -312,7 +369,7 @@ impl Lookup<'_> {
         if let Some(device) = &cost.device {
             measured.device.clone_from(device);
         }
-        self.spreads(cost.spread);
+        self.spread = self.spread.or(Spread::of(cost.spread));
         self.note(format!("{} from [[cost]]", entry.id));
         Some(measured)
     }
@@ -356,16 +413,17 @@ impl Lookup<'_> {
             if let Some(decode) = decode {
                 let spread = mean(known.iter().filter_map(|s| s.decode_ms?.spread).collect()).unwrap_or(0.0);
                 self.note("arrivals from the report".into());
-                return Arrives { decode: Some(nanos(decode)), spread, fps };
+                let own = recorded.streams.get(&**id).and_then(|s| s.rhythm.as_ref());
+                return Arrives { decode: Some(nanos(decode)), spread, fps, beat: own.and_then(Regular::of) };
             }
         }
         match self.pipeline.costs.decode.iter().find(|c| c.source == *id) {
             Some(cost) => {
                 self.note("decoding from [[cost]]".into());
                 let decode = cost.decode.as_nanos() as Nanos;
-                Arrives { decode: Some(decode), spread: cost.spread.unwrap_or(0.0), fps: None }
+                Arrives { decode: Some(decode), spread: cost.spread.unwrap_or(0.0), fps: None, beat: None }
             }
-            None => Arrives { decode: None, spread: 0.0, fps: None },
+            None => Arrives { decode: None, spread: 0.0, fps: None, beat: None },
         }
     }
 }

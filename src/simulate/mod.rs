@@ -116,7 +116,7 @@ impl Model {
             measure::devices(&costs.stages).into_iter().map(|stages| device(&costs.stages, stages)).collect();
         let measured = || costs.stages.iter().flat_map(|s| &s.ways);
         let tail = measured().map(|w| w.finish).max().unwrap_or(0);
-        let spread = costs.spread.or(pipeline.load.spread).unwrap_or(SPREAD);
+        let spread = costs.spread.share.or(pipeline.load.spread).unwrap_or(SPREAD);
         let mut streams = Vec::new();
         for (source, arrives) in pipeline.sources.iter().zip(&costs.sources) {
             let id = source.id.clone();
@@ -137,6 +137,16 @@ impl Model {
             feed.decode = arrives.decode.unwrap_or(0);
             feed.decode_spread = arrives.spread;
             feed.priority = source.config.priority;
+            feed.jitter = nanos(JITTER);
+            if let Some(beat) = arrives.beat {
+                // A frame of the simulation is only ever late: half of the jitter before the beat is its time.
+                feed.period = beat.period.max(1);
+                feed.phase = Some((beat.phase + beat.period).saturating_sub(beat.jitter / 2) % feed.period);
+                feed.jitter = beat.jitter;
+            }
+            if let Some(jitter) = pipeline.load.jitter {
+                feed.jitter = nanos(jitter.0);
+            }
             (feed.branches, feed.forks) = (branches, forks);
             streams.push(StreamModel { id, feed });
         }
@@ -166,7 +176,7 @@ impl Model {
             devices,
             streams,
             admission: pipeline.admission,
-            truth: Truth { spread, tail, ..Truth::default() },
+            truth: Truth { spread, drift: costs.spread.drift, tail, ..Truth::default() },
             refused: Vec::new(),
             load: pipeline.load.clone(),
             length: None,
@@ -252,12 +262,12 @@ impl Model {
 
     /// The scenario of a question.
     pub fn scenario(&self, ask: &Ask) -> Scenario {
-        let jitter = self.load.jitter.map_or(JITTER, |t| t.0).as_nanos() as Nanos;
         let mut feeds = Vec::new();
         for i in 0..ask.streams {
             let mut feed = self.streams[i % self.streams.len()].feed.clone();
             feed.period = ((feed.period as f64 / ask.rate) as Nanos).max(1);
-            feed.jitter = jitter;
+            // When others come, and at other rates, nobody knows.
+            feed.phase = feed.phase.filter(|_| i < self.streams.len() && ask.rate == 1.0);
             feed.burst = self.load.burst.unwrap_or(1).max(1);
             if let Some(priorities) = self.load.priorities.as_ref().filter(|p| !p.is_empty()) {
                 feed.priority = priorities[i % priorities.len()];
@@ -325,6 +335,10 @@ impl Model {
             }
         }
     }
+}
+
+fn nanos(span: Duration) -> Nanos {
+    span.as_nanos() as Nanos
 }
 
 /// Something that happens about `every` so often.

@@ -113,6 +113,7 @@ fn stream(model: &Model, t: &Tally, deadline: Option<Nanos>, seconds: f64, tail:
         overhead_ms: Times::default(),
         breakdown_ms,
         decode_ms: Spread { mean: (!latencies.is_empty()).then_some(decode), spread: None },
+        rhythm: None,
         rung_share: rungs.map(|(r, n)| (name(r), *n as f64 / delivered.max(1) as f64)).collect(),
         rescued: t.rescued,
         rung_changes: t.moves.0 + t.moves.1,

@@ -2,6 +2,7 @@
 
 use super::{Ask, Capacity, Model, Summary, knee};
 use crate::config::{Lasts, Time};
+use crate::frame::Nanos;
 use crate::frame::clock::millis;
 use crate::schedule::sim::Outcomes;
 use std::fmt::Write;
@@ -19,7 +20,12 @@ pub fn disturbances(model: &Model, ask: &Ask) -> String {
         let (a, b) = l.map_or(default.map(Duration::from_millis).into(), Lasts::range);
         if a == b { ms(a) } else { format!("{} to {}", plain(a.as_secs_f64() * 1e3), ms(b)) }
     };
-    let mut parts = vec![format!("jitter {}", ms(load.jitter.map_or(super::JITTER, |t| t.0)))];
+    let jitter = |pick: fn(Nanos, Nanos) -> Nanos| model.streams.iter().map(|s| s.feed.jitter).reduce(pick);
+    let least = plain(millis(jitter(Nanos::min).unwrap_or(0)));
+    let mut parts = vec![match plain(millis(jitter(Nanos::max).unwrap_or(0))) {
+        most if most == least => format!("jitter {most} ms"),
+        most => format!("jitter {least} to {most} ms"),
+    }];
     parts.push(format!("batches spread by {} %", plain(model.truth.spread * 100.0)));
     if let Some(burst) = load.burst.filter(|b| *b > 1) {
         parts.push(format!("bursts of {burst} frames"));

@@ -24,8 +24,8 @@ pub use health::{Health, Pulse, Stuck};
 pub use meters::{RingMeter, SinkMeter, StageMeter, StreamMeter};
 pub use recorder::{Recorded, Recorder};
 pub use report::{
-    BatchTimes, FrameCounts, Inputs, Machine, Overhead, ProcessUse, Quantiles, Rates, Report, ReportError, Simulated,
-    SimulatedRun, SinkReport, Spread, StageCost, StageReport, StreamReport, Times,
+    BatchTimes, Drift, FrameCounts, Inputs, Machine, Overhead, ProcessUse, Quantiles, Rates, Report, ReportError,
+    RhythmReport, Simulated, SimulatedRun, SinkReport, Spread, StageCost, StageReport, StreamReport, Times,
 };
 pub use status::{LatencyStatus, StreamState, StreamStatus};
 pub use tracer::{Traced, Tracer};
@@ -320,6 +320,11 @@ impl Telemetry {
     /// The run ends here and only drains from now on: what rates are per.
     pub fn ended_at(&self, at: Nanos) {
         self.window.ended.store(at, Relaxed);
+    }
+
+    /// Frames captured from then on count in the report's latencies.
+    pub(crate) fn measured_from(&self) -> Nanos {
+        self.window.measured_from()
     }
 
     /// Whether READY was said.

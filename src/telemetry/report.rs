@@ -3,7 +3,7 @@
 use super::meters::{StageTimes, StreamMeter};
 use super::{Breakdown, NEVER, Telemetry, meters, process};
 use crate::frame::clock::{SECOND, now};
-use crate::frame::{Counts, FailReason, Nanos, ShedReason, clock};
+use crate::frame::{Beat, Counts, FailReason, Nanos, ShedReason, clock};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,6 +23,10 @@ fn rounded<S: Serializer>(v: &f64, s: S) -> Result<S::Ok, S::Error> {
 
 fn share<S: Serializer>(v: &f64, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_f64((v * 1e5).round() / 1e5)
+}
+
+fn to_nanos<S: Serializer>(ms: &f64, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_f64((ms * 1e6).round() / 1e6)
 }
 
 fn rounded_maybe<S: Serializer>(v: &Option<f64>, s: S) -> Result<S::Ok, S::Error> {
@@ -178,6 +182,8 @@ pub struct StreamReport {
     pub breakdown_ms: BTreeMap<&'static str, f64>,
     /// From a frame's first byte to its picture: mean and relative deviation. What `simulate --costs` takes.
     pub decode_ms: Spread,
+    /// When its frames are captured; `null` for fewer than a handful. What `simulate --costs` takes.
+    pub rhythm: Option<RhythmReport>,
     /// Share of delivered frames by the rung that made them.
     #[serde(serialize_with = "rounded_map")]
     pub rung_share: BTreeMap<String, f64>,
@@ -221,6 +227,31 @@ impl From<&Counts> for FrameCounts {
             evicted: c.evicted,
             failed: c.failed_total(),
             in_flight: c.in_flight(),
+        }
+    }
+}
+
+/// The beat of a stream's captures, all of them milliseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct RhythmReport {
+    /// Between two frames.
+    #[serde(serialize_with = "to_nanos")]
+    pub period_ms: f64,
+    /// When a frame is captured, from the process's start on, less whole periods. Streams differ by it.
+    #[serde(serialize_with = "to_nanos")]
+    pub phase_ms: f64,
+    /// Deviation of captures from the beat.
+    #[serde(serialize_with = "to_nanos")]
+    pub deviation_ms: f64,
+}
+
+impl RhythmReport {
+    fn of(beat: &Beat, origin: Nanos) -> Self {
+        let ms = clock::MILLI as f64;
+        Self {
+            period_ms: beat.period / ms,
+            phase_ms: (beat.at - origin as f64).rem_euclid(beat.period) / ms,
+            deviation_ms: beat.deviation / ms,
         }
     }
 }
@@ -287,12 +318,25 @@ pub struct StageCost {
     /// From leaving the stage to the sinks' queues.
     #[serde(serialize_with = "rounded")]
     pub tail_ms: f64,
-    /// Deviation of batches, as a share of their span; `null` where too few were run.
+    /// Deviation of batches, as a share of their span; `null` where none was run.
     #[serde(serialize_with = "rounded_maybe")]
     pub spread: Option<f64>,
+    /// The part of that deviation which stays for a while; `null` where too few batches were run.
+    pub drift: Option<Drift>,
     /// On a stage on crops: of twenty frames one had more of them than this; batches are of crops.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crops: Option<usize>,
+}
+
+/// What slows batches down rarely hits one alone: a part of their deviation stays from batch to batch and fades.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Drift {
+    /// Its share of the variance, 0 to 1.
+    #[serde(serialize_with = "rounded")]
+    pub share: f64,
+    /// Time in which it fades to 1/e.
+    #[serde(serialize_with = "rounded")]
+    pub lasts_ms: f64,
 }
 
 /// Quantiles of times, milliseconds.
@@ -390,7 +434,7 @@ impl Telemetry {
                 let counts = meter.counts();
                 copies += counts.copies;
                 captured += counts.captured;
-                (id.to_string(), stream(&meter, &counts, seconds))
+                (id.to_string(), stream(&meter, &counts, seconds, self.started))
             })
             .collect();
         let usage = process::usage();
@@ -422,7 +466,7 @@ impl Telemetry {
     }
 }
 
-fn stream(meter: &StreamMeter, counts: &Counts, seconds: f64) -> StreamReport {
+fn stream(meter: &StreamMeter, counts: &Counts, seconds: f64, origin: Nanos) -> StreamReport {
     let at_ready = meter.counts_at_ready();
     let rate = |now: u64, before: u64| if seconds > 0.0 { (now.saturating_sub(before)) as f64 / seconds } else { 0.0 };
     let mut report = StreamReport {
@@ -439,6 +483,7 @@ fn stream(meter: &StreamMeter, counts: &Counts, seconds: f64) -> StreamReport {
         overhead_ms: Overhead::default(),
         breakdown_ms: BTreeMap::new(),
         decode_ms: Spread::default(),
+        rhythm: meter.stream().beat().map(|b| RhythmReport::of(&b, origin)),
         rung_share: BTreeMap::new(),
         rescued: counts.rescued,
         rung_changes: meter.ceiling().1,

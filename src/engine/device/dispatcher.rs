@@ -2,11 +2,12 @@
 
 use super::super::inbox::{Change, Inbox, Terms};
 use super::super::supervisor::{Supervisor, panic_message};
+use super::batches::Batches;
 use super::{Crew, Delivery, Done, Event, HANG, Job, Memory, Route, Seat, Ways};
 use crate::frame::journey::{Act, BatchNote};
 use crate::frame::{FailReason, Frame, Nanos, Outcome, Stream, Ticket, clock, clock::SECOND};
 use crate::schedule::trace::Taped;
-use crate::schedule::{Bypass, Lane, Next, Plan, Planner, Variant, Waiting, Why};
+use crate::schedule::{Bypass, Lane, Next, Plan, Variant, Waiting, Why};
 use crate::stage::StageError;
 use crate::telemetry::{Pulse, StageCost, StageMeter, StreamMeter, Telemetry};
 use crossbeam_channel::{Receiver, Sender};
@@ -108,38 +109,6 @@ pub struct State {
     measured: Batches,
 }
 
-/// How batches took, for each way of running each stage: number, and sums of the factor by which they took longer than
-/// the model says, and of its square.
-#[derive(Default)]
-struct Batches(Vec<(Route, u64, f64, f64)>);
-
-impl Batches {
-    fn note(&mut self, planner: &Planner<Frame>, route: Route, places: usize, span: Nanos) {
-        let variant = planner.sites().get(route.site).and_then(|s| s.variants.get(route.variant));
-        let model = variant.map_or(0, |v| v.cost.alpha() + v.cost.beta() * v.warmed(places) as Nanos);
-        if model == 0 {
-            return;
-        }
-        let factor = span as f64 / model as f64;
-        let at = match self.0.iter().position(|m| m.0 == route) {
-            Some(at) => at,
-            None => {
-                self.0.push((route, 0, 0.0, 0.0));
-                self.0.len() - 1
-            }
-        };
-        let m = &mut self.0[at];
-        (m.1, m.2, m.3) = (m.1 + 1, m.2 + factor, m.3 + factor * factor);
-    }
-
-    /// The mean factor and its relative deviation; none where nothing ran.
-    fn factor(&self, route: Route) -> Option<(f64, f64)> {
-        let &(_, n, sum, squares) = self.0.iter().find(|m| m.0 == route)?;
-        let mean = sum / n as f64;
-        Some((mean, (squares / n as f64 - mean * mean).max(0.0).sqrt() / mean))
-    }
-}
-
 impl Dispatcher {
     /// Runs until no more frames can come and all are done.
     pub fn run(mut self) {
@@ -202,7 +171,8 @@ impl Dispatcher {
                     self.done_with(|r| r.route == route && r.number == number);
                     if let Some(span) = span {
                         self.planner.ran(route.site, route.variant, places, started, span);
-                        self.state.measured.note(&self.planner, route, places, span);
+                        let window = self.telemetry.measured_from();
+                        self.state.measured.note(&self.planner, route, places, (started, span), window);
                         let stage = &self.posts[route.site].ways.variants[route.variant];
                         self.telemetry.slowdown(stage.device(), self.planner.slowdown().mean());
                     }
@@ -487,8 +457,8 @@ impl Dispatcher {
         for (site, (post, planned)) in self.posts.iter().zip(self.planner.sites()).enumerate() {
             let cost = |variant: usize, v: &Variant| {
                 // Where nothing ran, as calibrated.
-                let measured = self.state.measured.factor(Route { site, variant });
-                let factor = measured.map_or(1.0, |m| m.0);
+                let took = self.state.measured.took(Route { site, variant });
+                let factor = took.map_or(1.0, |t| t.factor);
                 let runs = |r: usize| planned.rungs.get(r).is_some_and(|p| p.variant == Some(variant));
                 let rungs = self.rungs.iter().enumerate().filter(|&(r, _)| runs(r));
                 StageCost {
@@ -498,7 +468,8 @@ impl Dispatcher {
                     beta_ms: clock::millis(v.cost.beta()) * factor,
                     prepare_ms: clock::millis(v.cost.prepare.mean()),
                     tail_ms: clock::millis(planned.tail.mean()),
-                    spread: measured.map(|m| m.1),
+                    spread: took.map(|t| t.spread),
+                    drift: took.and_then(|t| t.drift),
                     crops: planned.crops,
                 }
             };

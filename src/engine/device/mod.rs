@@ -2,6 +2,7 @@
 //! device, and for each stage a finisher. Preprocess of the next batch, inference of this one and postprocess of the one
 //! before overlap.
 
+mod batches;
 mod dispatcher;
 mod executor;
 mod finisher;

@@ -1,8 +1,8 @@
 //! One device of the world: its planner, the dispatcher that asks it and prepares batches, and the slots that run them.
 
-use super::scenario::Device;
-use super::spread;
+use super::scenario::{Device, Truth};
 use super::world::{Event, Token, World};
+use super::{normal, spread};
 use crate::frame::clock::SECOND;
 use crate::frame::{Nanos, Outcome};
 use crate::schedule::{Bypass, Next, Plan, Planner};
@@ -41,6 +41,8 @@ pub(super) struct Running<'s> {
     /// By stream: whether its ladder is this planner's, and where its ceiling was last.
     pub(super) ceilings: Vec<Option<usize>>,
     busy: Nanos,
+    /// What stays of the batches' deviation, and since when: a standard normal variable.
+    drift: (f64, Nanos),
 }
 
 impl<'s> Running<'s> {
@@ -56,7 +58,21 @@ impl<'s> Running<'s> {
             plan: Plan::default(),
             ceilings: Vec::new(),
             busy: 0,
+            drift: (0.0, 0),
         }
+    }
+
+    /// How far the device has drifted at `now`, and what share of the variance that is: a first-order autoregressive
+    /// process.
+    fn drifts(&mut self, now: Nanos, truth: &Truth, rng: &mut fastrand::Rng) -> (f64, f64) {
+        let (share, lasts) = truth.drift;
+        if share <= 0.0 || lasts == 0 || truth.spread <= 0.0 {
+            return (0.0, 0.0);
+        }
+        let (value, since) = self.drift;
+        let kept = (-((now - since) as f64) / lasts as f64).exp();
+        self.drift = (kept * value + (1.0 - kept * kept).sqrt() * normal(rng), now);
+        (share.min(1.0), self.drift.0)
     }
 
     /// Time that slots were busy, and what there was.
@@ -132,7 +148,8 @@ impl World<'_> {
                 span *= factor;
             }
         }
-        span = spread(span, truth.spread, &mut self.rng);
+        let drifts = self.devices[device].drifts(now, truth, &mut self.rng);
+        span = spread(span, truth.spread, drifts, &mut self.rng);
         if truth.outliers.0 > 0.0 && self.rng.f64() < truth.outliers.0 {
             span += truth.outliers.1 as f64;
         }

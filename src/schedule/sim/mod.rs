@@ -18,13 +18,18 @@ pub use outcomes::{Outcomes, Tally};
 pub use scenario::{Device, Scenario, Truth};
 pub use world::run;
 
-/// A span around `mean`, log-normally spread by this share of it.
-fn spread(mean: f64, share: f64, rng: &mut fastrand::Rng) -> f64 {
+/// A span around `mean`, log-normally spread by this share of it. Of the variance some share is decided already.
+fn spread(mean: f64, share: f64, (decided, value): (f64, f64), rng: &mut fastrand::Rng) -> f64 {
     if share <= 0.0 {
         return mean;
     }
-    // Box and Muller, 1958. Without the correction the mean would lie above the model's.
+    let x = decided.sqrt() * value + (1.0 - decided).sqrt() * normal(rng);
+    // Without the correction the mean would lie above the model's.
+    mean * (share * x - share.powi(2) / 2.0).exp()
+}
+
+/// A standard normal variable (Box and Muller, 1958).
+fn normal(rng: &mut fastrand::Rng) -> f64 {
     let (u, v) = (1.0 - rng.f64(), rng.f64());
-    let normal = (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos();
-    mean * (share * normal - share.powi(2) / 2.0).exp()
+    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }

@@ -10,6 +10,9 @@ use crate::schedule::{Policy, Site};
 pub struct Truth {
     /// Deviation of a batch's span, as a share of it: spans are spread log-normally around the model's.
     pub spread: f64,
+    /// The part of that deviation which stays from batch to batch on a device: its share of the variance, and the time
+    /// in which it fades to 1/e.
+    pub drift: (f64, Nanos),
     /// Share of batches that are hit by something else on the machine, and how much longer they take.
     pub outliers: (f64, Nanos),
     /// Times when everything on every device takes so many times as long. Where spans overlap their factors multiply.

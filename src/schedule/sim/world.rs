@@ -212,7 +212,7 @@ impl<'s> World<'s> {
         if there {
             let ready = match &feed.recorded {
                 Some(recorded) => recorded.get(seq as usize).map_or(now, |r| r.1),
-                None => now + spread(feed.decode as f64, feed.decode_spread, &mut self.rng) as Nanos,
+                None => now + spread(feed.decode as f64, feed.decode_spread, (0.0, 0.0), &mut self.rng) as Nanos,
             };
             let ready = ready.max(self.decoded[index]);
             self.decoded[index] = ready;
