@@ -178,6 +178,10 @@ const BROKEN: &[(&str, &[Expected])] = &[
         &[(12, 3, "7 is not between 0 and 1", "")],
     ),
     (
+        "[source.a]\nuri = \"test://pitch\"\n[sink.o]\nkind = \"jsonl\"\n[[rung]]\nname = \"full\"\nlazy = true\n[[rung]]\nname = \"b\"\nlazy = 1\n",
+        &[(7, 8, "the best rung cannot be lazy", ""), (10, 8, "expected true or false", "")],
+    ),
+    (
         "[source.a]\nuri = \"test://pitch\"\n[sink.o]\nkind = \"jsonl\"\n[rung]\nname = \"x\"\n",
         &[(5, 1, "list of tables", "[[rung]]")],
     ),

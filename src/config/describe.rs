@@ -70,6 +70,7 @@ impl Pipeline {
             })).collect::<Vec<_>>(),
             "rungs": self.rungs.iter().map(|r| json!({
                 "name": &*r.name,
+                "lazy": r.lazy,
                 "stages": r.overrides.iter().map(|(id, t)| (id.to_string(), settings(t)))
                     .collect::<serde_json::Map<_, _>>(),
             })).collect::<Vec<_>>(),

@@ -126,7 +126,7 @@ pub struct StageEntry {
     /// Its own keys.
     pub config: Box<dyn StageConfig>,
     /// The other ways in which rungs run it, each different from its own keys.
-    pub variants: Vec<Box<dyn StageConfig>>,
+    pub variants: Vec<Arc<dyn StageConfig>>,
     /// What it does at each rung. Empty: the same at all of them.
     pub rungs: Vec<AtRung>,
     /// Its own keys as the file sets them: what a reload compares. May hold secrets: show it through [`redact`].
@@ -183,6 +183,8 @@ pub struct SinkEntry {
 pub struct Rung {
     /// Its name in results.
     pub name: Arc<str>,
+    /// What only lazy rungs run is loaded when the ladder needs it first, not at start.
+    pub lazy: bool,
     /// What it changes: stage id to the keys that differ from the stage's table, all rungs above included.
     pub overrides: Vec<(Arc<str>, toml::Table)>,
 }

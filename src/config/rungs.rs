@@ -2,7 +2,7 @@
 
 use super::document::{Value, merge, ordered, plain};
 use super::findings::{Findings, Place, suggest};
-use super::schema::{self, Keys, RungCommon, STAGE_KEYS};
+use super::schema::{self, Keys, RUNG_KEYS, RungCommon, STAGE_KEYS};
 use super::section::{Known, Section};
 use super::{AtRung, Rung};
 use crate::stage::{BuildContext, Kind, StageConfig};
@@ -29,7 +29,7 @@ pub(super) struct Base<'i> {
 #[derive(Default)]
 pub(super) struct Ladder {
     /// Ways of running it beside its own keys, and the keys that make each of them.
-    pub(super) variants: Vec<Box<dyn StageConfig>>,
+    pub(super) variants: Vec<Arc<dyn StageConfig>>,
     keys: Vec<toml::Table>,
     /// What it does at each rung.
     pub(super) rungs: Vec<AtRung>,
@@ -45,7 +45,7 @@ impl Ladder {
             return known + 1;
         }
         self.keys.push(changes);
-        self.variants.push(config);
+        self.variants.push(config.into());
         self.variants.len()
     }
 }
@@ -67,14 +67,14 @@ pub(super) fn read<'i>(
     let mut ladders: Vec<Ladder> = bases.iter().map(|_| Ladder::default()).collect();
     let mut current: Vec<AtRung> = bases.iter().map(|_| AtRung::default()).collect();
     for mut section in sections(value, findings) {
-        let common = section.split(&["name"]);
+        let common = section.split(&RUNG_KEYS);
         let known = Known { required: &["name".to_owned()], ..Known::default() };
-        let name = common.read(&known, findings, RungCommon::deserialize);
-        let name_place = common.value_place("name");
+        let (name_place, lazy_place) = (common.value_place("name"), common.value_place("lazy"));
+        let common = common.read(&known, findings, RungCommon::deserialize);
         for (key, value) in ordered(std::mem::take(&mut section.table)) {
             let Some(at) = bases.iter().position(|b| *b.id == **key.get_ref()) else {
                 if !other_stages.contains(&key.get_ref().as_ref()) {
-                    let ids: Vec<&str> = bases.iter().map(|b| &*b.id).chain(["name"]).collect();
+                    let ids: Vec<&str> = bases.iter().map(|b| &*b.id).chain(RUNG_KEYS).collect();
                     findings
                         .error(
                             Place::new(key.span(), format!("rung.{}", key.get_ref())),
@@ -92,7 +92,10 @@ pub(super) fn read<'i>(
         for (ladder, at) in ladders.iter_mut().zip(&current) {
             ladder.rungs.push(*at);
         }
-        if let Some(RungCommon { name }) = name {
+        if let Some(RungCommon { name, lazy }) = common {
+            if lazy && rungs.is_empty() {
+                findings.error(lazy_place, "the best rung cannot be lazy: streams start on it");
+            }
             if name.is_empty() {
                 findings.error(name_place, "a rung's name is empty");
             } else if rungs.iter().any(|r| *r.name == *name) {
@@ -104,12 +107,12 @@ pub(super) fn read<'i>(
                     .filter(|(_, change)| !change.is_empty())
                     .filter_map(|(base, change)| Some((Arc::clone(&base.id), plain(change)?)))
                     .collect();
-                rungs.push(Rung { name: name.into(), overrides });
+                rungs.push(Rung { name: name.into(), lazy, overrides });
             }
         }
     }
     if rungs.is_empty() {
-        rungs.push(Rung { name: "full".into(), overrides: Vec::new() });
+        rungs.push(Rung { name: "full".into(), lazy: false, overrides: Vec::new() });
     }
     (rungs, ladders)
 }

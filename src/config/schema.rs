@@ -104,7 +104,13 @@ pub(super) struct SinkCommon {
 pub(super) struct RungCommon {
     /// Its name in results.
     pub(super) name: String,
+    /// Whether what only this rung runs is loaded when it is needed first, not at start. Default false.
+    #[serde(default)]
+    pub(super) lazy: bool,
 }
+
+/// The names of these keys.
+pub(super) const RUNG_KEYS: [&str; 2] = ["name", "lazy"];
 
 /// Keys of `[source.ID]` that are read here.
 pub(super) const SOURCE_KEYS: [&str; 1] = ["deadline"];
@@ -255,7 +261,13 @@ pub fn json_schema() -> Value {
                 "description": "Quality levels, best first; each inherits the one above.", "type": "array",
                 "items": {
                     "type": "object", "required": ["name"],
-                    "properties": { "name": { "description": "Its name in results.", "type": "string" } },
+                    "properties": {
+                        "name": { "description": "Its name in results.", "type": "string" },
+                        "lazy": {
+                            "description": "Whether what only this rung runs is loaded when it is needed first, not at start. Default false.",
+                            "type": "boolean",
+                        },
+                    },
                     "additionalProperties": {
                         "description": "A stage's id and the keys that differ on this rung.", "type": "object",
                     },

@@ -1,6 +1,8 @@
 //! The graph of one pipeline: its nodes' threads, its sinks' threads, and the rings between them.
 
-use super::device::{self, Crew, Delivery, Dispatcher, Finisher, Opened, Post, Threads, Ways};
+use super::device::{
+    self, Crew, Delivery, Dispatcher, Finisher, Later, Link, Opened, Opener, Post, Sessions, Threads, Ways,
+};
 use super::inbox::{Inbox, InboxHandle, RingSpec, Terms};
 use super::outlet::{OnDevice, Outlet, Shared, SinkPort};
 use super::supervisor::Supervisor;
@@ -10,10 +12,10 @@ use super::{EngineError, sinks};
 use crate::config::{AtRung, Pipeline, StageEntry};
 use crate::frame::{Frame, Nanos, Stream};
 use crate::ring::{self, Bell, Sender, WhenFull};
+use crate::schedule::RungPlan;
 use crate::schedule::sim::Feed;
 use crate::schedule::trace::{Setup, Taped};
-use crate::schedule::{RungPlan, admission};
-use crate::stage::{BuildContext, Built, Execute, Stage, StageError};
+use crate::stage::{BatchStage, BuildContext, Built, Stage, StageError};
 use crate::telemetry::{Health, Pulse, RingMeter, StreamMeter, Telemetry};
 use crossbeam_channel::Receiver;
 use std::collections::HashMap;
@@ -51,7 +53,8 @@ pub struct Graph {
     threads: Threads,
     telemetry: Arc<Telemetry>,
     fps: f64,
-    capacity: Vec<usize>,
+    capacity: Vec<Option<usize>>,
+    opener: Arc<Opener>,
 }
 
 /// What a graph is built with.
@@ -192,13 +195,22 @@ impl Graph {
         });
         let entries = entries(&planned);
         let capacity = capacity(pipeline, &devices, &opened);
+        let threads = Threads::default();
+        let opener = Arc::new(Opener::new(
+            shared.rungs.clone(),
+            feed(pipeline),
+            Placement { cpus: pipeline.cpus.clone(), realtime: None },
+            parts.telemetry.clone(),
+            threads.clone(),
+        ));
         let mut graph = Self {
             nodes: Vec::new(),
             shared,
-            threads: Arc::default(),
+            threads,
             telemetry: parts.telemetry.clone(),
             fps: pipeline.fps,
             capacity,
+            opener,
         };
         let taken: Vec<Arc<str>> = planned.iter().flat_map(|p| p.from.clone()).collect();
         let mut sites: Vec<Option<Site>> = planned
@@ -306,13 +318,13 @@ impl Graph {
         };
         let placement = stages.first().map(|(site, _, _)| site.placement.clone()).unwrap_or_default();
         let (mut posts, mut planned, mut finishers) = (Vec::new(), Vec::new(), Vec::new());
-        let mut sessions: Vec<Vec<Vec<Box<dyn Execute>>>> = (0..slots).map(|_| Vec::new()).collect();
+        let mut sessions: Vec<Vec<Sessions>> = (0..slots).map(|_| Vec::new()).collect();
         let (mut ids, mut all_ways, mut done, mut meters) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (site, ways, opened) in stages {
             let (inbox, handle) = Inbox::new(bell.clone());
             let outlet = self.outlet(&site);
             let (done_tx, done_rx) = crossbeam_channel::unbounded();
-            let batches = opened.memory.iter().map(Vec::len).sum::<usize>();
+            let batches = device::batches(slots) * ways.variants.len();
             let (spare_tx, spare_rx) = crossbeam_channel::bounded(batches + slots);
             let meter = parts.telemetry.stage(&site.id, ways.device());
             let waits =
@@ -366,6 +378,7 @@ impl Graph {
             supervisor: parts.supervisor.clone(),
             placement: placement.clone(),
             threads: self.threads.clone(),
+            late: Default::default(),
         });
         for session in sessions {
             crew.start(session).map_err(no_thread)?;
@@ -379,8 +392,16 @@ impl Graph {
             policy: parts.pipeline.policy,
             stages: posts.iter().map(|p| p.id.to_string()).collect(),
             rungs: self.shared.rungs.iter().map(ToString::to_string).collect(),
+            shut: (0..parts.pipeline.rungs.len()).filter(|&r| parts.pipeline.rungs[r].lazy).collect(),
             sites: planned,
         };
+        self.opener.links(Link {
+            crew: Arc::downgrade(&crew),
+            slots,
+            ids: crew.ids.clone(),
+            ways: crew.ways.clone(),
+            sites: setup.sites.clone(),
+        });
         let dispatcher = Dispatcher {
             posts,
             heard,
@@ -393,6 +414,7 @@ impl Graph {
             telemetry: parts.telemetry.clone(),
             pulse: parts.health.pulse(format!("{name}:plan").as_str()),
             supervisor: parts.supervisor.clone(),
+            opener: self.opener.clone(),
             rungs: self.shared.rungs.clone(),
             state: Default::default(),
         };
@@ -471,9 +493,9 @@ impl Graph {
         self.threads.lock().iter().all(|(t, pulse)| t.is_finished() || pulse.as_ref().is_some_and(Pulse::is_abandoned))
     }
 
-    /// How many streams the devices can serve at each rung, best first; empty where no frame has a deadline or no
-    /// stage runs on a device.
-    pub fn capacity(&self) -> &[usize] {
+    /// How many streams the devices can serve at each rung, best first; `None` for rungs that are not loaded yet. Empty
+    /// where no frame has a deadline or no stage runs on a device.
+    pub fn capacity(&self) -> &[Option<usize>] {
         &self.capacity
     }
 }
@@ -513,18 +535,36 @@ fn plan(pipeline: &Pipeline, entry: &StageEntry) -> Result<Plan, EngineError> {
         .into_iter()
         .map(|a| AtRung { variant: a.variant.and_then(|v| used.iter().position(|&u| u == v)), every: a.every })
         .collect();
-    let (mut factories, mut variants) = (Vec::new(), Vec::new());
-    for way in used {
+    // What only lazy rungs run.
+    let waits = |n: usize| {
+        let lazy = |rung: usize| pipeline.rungs.get(rung).is_some_and(|r| r.lazy);
+        (0..at.len()).filter(|&r| at[r].variant == Some(n)).all(lazy)
+    };
+    let (mut factories, mut variants) = (Vec::new(), Vec::<Arc<dyn BatchStage>>::new());
+    let mut laters = Vec::new();
+    for (n, way) in used.into_iter().enumerate() {
+        // The stage's best way says what it runs on.
+        let later = way.checked_sub(1).and_then(|v| entry.variants.get(v)).filter(|_| waits(n));
+        if let (Some(like), Some(config)) = (variants.first(), later) {
+            let (config, context) = (config.clone(), context.clone());
+            let later = Arc::new(Later::new(like.clone(), Box::new(move || config.build(&context))));
+            laters.push(Some(later.clone()));
+            variants.push(later);
+            continue;
+        }
         match entry.way(way).build(&context).map_err(|e| unusable(&entry.id, &e))? {
             Built::Stage(factory) => factories.push(Arc::<Factory>::from(factory)),
-            Built::Batch(stage) => variants.push(stage),
+            Built::Batch(stage) => {
+                laters.push(None);
+                variants.push(stage);
+            }
         }
     }
     if variants.is_empty() {
         return Ok(Plan::Worker { factories, rungs: at, workers: entry.workers.max(1) });
     }
     let rungs = at.iter().map(|a| RungPlan { variant: a.variant, every: a.every }).collect();
-    Ok(Plan::Device { ways: Ways { variants, rungs } })
+    Ok(Plan::Device { ways: Ways { variants, later: laters, rungs } })
 }
 
 /// The devices and what runs on each.
@@ -573,7 +613,10 @@ fn open_device(device: &DevicePlan, planned: &[Planned]) -> Result<Vec<DeviceSta
         let Planned { id, plan: Plan::Device { ways }, .. } = &planned[node] else { continue };
         let patience = CALIBRATION / device.nodes.len() as u32;
         let opened = device::open(ways, device.slots, patience).map_err(|e| unusable(id, &e))?;
-        for (stage, variant) in ways.variants.iter().zip(&opened.site.variants) {
+        for (n, (stage, variant)) in ways.variants.iter().zip(&opened.site.variants).enumerate() {
+            if !ways.is_loaded(n) {
+                continue;
+            }
             tracing::info!(
                 stage = &**id,
                 device = stage.device(),
@@ -604,23 +647,24 @@ fn entries(planned: &[Planned]) -> Vec<bool> {
     entries
 }
 
-/// How many streams all devices together can serve at each rung.
-fn capacity(pipeline: &Pipeline, devices: &[DevicePlan], opened: &[Vec<DeviceStage>]) -> Vec<usize> {
-    let Some(deadline) = pipeline.sources.iter().filter_map(|s| s.deadline).min() else { return Vec::new() };
-    if devices.is_empty() {
-        return Vec::new();
-    }
-    let mut feed = Feed::steady(pipeline.fps, deadline.as_nanos() as Nanos);
-    (0..pipeline.rungs.len().max(1))
-        .map(|rung| {
-            let of = |(device, stages): (&DevicePlan, &Vec<DeviceStage>)| {
-                let sites: Vec<_> = stages.iter().map(|s| s.opened.site.clone()).collect();
-                feed.branches = vec![(0..sites.len()).collect()];
-                admission::capacity(&sites, device.slots, &feed, rung)
-            };
-            devices.iter().zip(opened).map(of).min().unwrap_or(0)
-        })
-        .collect()
+/// A stream like those of the pipeline; `None` where no frame has a deadline.
+fn feed(pipeline: &Pipeline) -> Option<Feed> {
+    let deadline = pipeline.sources.iter().filter_map(|s| s.deadline).min()?;
+    Some(Feed::steady(pipeline.fps, deadline.as_nanos() as Nanos))
+}
+
+/// How many streams all devices together can serve at each rung; `None` for those that are not loaded yet.
+fn capacity(pipeline: &Pipeline, devices: &[DevicePlan], opened: &[Vec<DeviceStage>]) -> Vec<Option<usize>> {
+    let Some(feed) = feed(pipeline).filter(|_| !devices.is_empty()) else { return Vec::new() };
+    let lazy = |rung: usize| pipeline.rungs.get(rung).is_some_and(|r| r.lazy);
+    let at = |rung: usize| {
+        let of = |(device, stages): (&DevicePlan, &Vec<DeviceStage>)| {
+            let sites: Vec<_> = stages.iter().map(|s| s.opened.site.clone()).collect();
+            device::serves(&sites, device.slots, &feed, rung)
+        };
+        devices.iter().zip(opened).map(of).min().unwrap_or(0)
+    };
+    (0..pipeline.rungs.len().max(1)).map(|rung| (!lazy(rung)).then(|| at(rung))).collect()
 }
 
 fn unusable(id: &str, error: &StageError) -> EngineError {

@@ -1,7 +1,7 @@
 //! What a pipeline's stages cost on this machine, measured without running it: for `framegate tune` and
 //! `framegate simulate`.
 
-use super::device::{calibrate, shares};
+use super::device::{Typical, calibrate, shares};
 use super::{EngineError, graph};
 use crate::config::Pipeline;
 use crate::frame::{
@@ -132,7 +132,7 @@ pub fn stage(
         let (stage, start) = (&*stage, &start);
         let run = move |(executor, batch): &mut (Box<dyn Execute>, Batch)| {
             start.wait();
-            calibrate(stage, &mut **executor, batch, patience)
+            calibrate(stage, &mut **executor, batch, patience, Typical::Median)
         };
         let threads: Vec<_> = sessions.iter_mut().map(|s| scope.spawn(move || run(s))).collect();
         let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);

@@ -123,19 +123,25 @@ impl Engine {
         let pipeline = &self.pipeline;
         let capacity = self.graph.capacity();
         let names: Vec<&str> = pipeline.rungs.iter().map(|r| &*r.name).collect();
-        for (name, &n) in names.iter().zip(capacity) {
-            self.telemetry.capacity(name, n);
-            tracing::info!(rung = name, streams = n, fps = pipeline.fps, "capacity");
+        for (name, n) in names.iter().zip(capacity) {
+            match *n {
+                Some(n) => {
+                    self.telemetry.capacity(name, n);
+                    tracing::info!(rung = name, streams = n, fps = pipeline.fps, "capacity");
+                }
+                None => tracing::info!(rung = name, "lazy: loaded and measured when it is needed"),
+            }
         }
         let mut terms = vec![Terms { admitted: true, rung: 0 }; pipeline.sources.len()];
         let live: Vec<usize> = (0..terms.len()).filter(|&i| pipeline.sources[i].deadline.is_some()).collect();
         // Where not even one stream fits, that is said of each stream, and its frames are shed as infeasible.
-        let Some(&best) = capacity.first().filter(|&&n| n > 0) else { return terms };
+        let Some(best) = capacity.first().copied().flatten().filter(|&n| n > 0) else { return terms };
         match pipeline.admission {
             Admission::Off => {}
             Admission::Degrade => {
-                let fits = capacity.iter().position(|&n| n >= live.len());
-                let rung = fits.unwrap_or(capacity.len() - 1);
+                // Of the rungs that are loaded.
+                let fits = capacity.iter().position(|n| n.is_some_and(|n| n >= live.len()));
+                let rung = fits.or(capacity.iter().rposition(Option::is_some)).unwrap_or(0);
                 if rung > 0 {
                     let (streams, name) = (live.len(), names[rung]);
                     tracing::warn!(streams, best, rung = name, "more streams than fit at the best quality");
@@ -315,8 +321,7 @@ fn describe(pipeline: &Pipeline, telemetry: &Telemetry) {
     telemetry.note_pipeline(&pipeline.sha256);
     for stage in &pipeline.stages {
         let context = graph::context(pipeline, &stage.id);
-        let ways = std::iter::once(&stage.config).chain(&stage.variants);
-        for (name, sha256) in ways.flat_map(|w| w.models(&context)) {
+        for (name, sha256) in (0..=stage.variants.len()).flat_map(|way| stage.way(way).models(&context)) {
             telemetry.note_model(&name, &sha256);
         }
     }

@@ -3,6 +3,7 @@
 
 use crate::frame::Nanos;
 use crate::frame::clock::{MILLI, SECOND};
+use std::cmp::Reverse;
 
 /// A stream is in trouble when this share of its frames misses.
 const MISSES: f64 = 0.01;
@@ -79,19 +80,96 @@ impl Ladder {
         }
     }
 
-    fn lower(&mut self, now: Nanos) {
+    fn lower(&mut self, now: Nanos, to: usize) {
         self.judge(now);
         self.changed_at = now;
-        self.rung += 1;
+        self.rung = to;
         self.down += 1;
     }
 
-    fn raise(&mut self, now: Nanos) {
+    fn raise(&mut self, now: Nanos, to: usize) {
         self.raised_at = Some(now);
         self.changed_at = now;
-        self.rung -= 1;
+        self.rung = to;
         self.up += 1;
         self.misses = 0.0;
+    }
+}
+
+/// The rungs, and which of them can be used: one whose models are not loaded yet is shut.
+#[derive(Debug, Clone)]
+pub(super) struct Rungs {
+    states: Vec<State>,
+    wanted: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Shut,
+    /// Shut for good.
+    Lost,
+}
+
+impl Rungs {
+    /// So many open ones.
+    pub(super) fn open(count: usize) -> Self {
+        Self { states: vec![State::Open; count], wanted: None }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.states.len()
+    }
+
+    pub(super) fn is_open(&self, rung: usize) -> bool {
+        self.states.get(rung) == Some(&State::Open)
+    }
+
+    fn set(&mut self, rung: usize, state: State) {
+        if let Some(s) = self.states.get_mut(rung) {
+            *s = state;
+        }
+        self.wanted = self.wanted.filter(|&w| w != rung);
+    }
+
+    pub(super) fn shut(&mut self, rung: usize) {
+        self.set(rung, State::Shut);
+    }
+
+    pub(super) fn opens(&mut self, rung: usize) {
+        self.set(rung, State::Open);
+    }
+
+    pub(super) fn gives_up(&mut self, rung: usize) {
+        self.set(rung, State::Lost);
+    }
+
+    /// A shut one that a stream would have gone down to.
+    pub(super) fn wanted(&self) -> Option<usize> {
+        self.wanted
+    }
+
+    /// The lowest open one.
+    pub(super) fn lowest(&self) -> usize {
+        self.states.iter().rposition(|s| *s == State::Open).unwrap_or(0)
+    }
+
+    /// The next open one below.
+    fn below(&self, rung: usize) -> Option<usize> {
+        (rung + 1..self.count()).find(|&r| self.is_open(r))
+    }
+
+    /// The next open one above.
+    fn above(&self, rung: usize) -> Option<usize> {
+        (0..rung).rev().find(|&r| self.is_open(r))
+    }
+
+    /// A stream on this rung is in trouble: the next rung below would help, if it were open.
+    fn wants_below(&mut self, rung: usize) {
+        let next = (rung + 1..self.count()).find(|&r| self.states[r] != State::Lost);
+        if let Some(next) = next.filter(|&r| self.states[r] == State::Shut) {
+            self.wanted = Some(next);
+        }
     }
 }
 
@@ -215,7 +293,7 @@ pub(super) trait Climber {
 }
 
 /// Looks at all streams of a device and moves their ceilings.
-pub(super) fn look<C: Climber>(now: Nanos, streams: &mut [C], rungs: usize, device: &mut Device) {
+pub(super) fn look<C: Climber>(now: Nanos, streams: &mut [C], rungs: &mut Rungs, device: &mut Device) {
     device.close(now);
     device.variants.iter_mut().for_each(|v| v.rate = 0.0);
     for s in streams.iter_mut() {
@@ -225,13 +303,13 @@ pub(super) fn look<C: Climber>(now: Nanos, streams: &mut [C], rungs: usize, devi
             s.ladder().changed_at = now;
         }
     }
-    if !fall(now, streams, rungs - 1, device) {
-        rise(now, streams, rungs - 1, device);
+    if !fall(now, streams, rungs, device) {
+        rise(now, streams, rungs, device);
     }
 }
 
 /// Lowers ceilings where there is trouble, until what is left fits. Whether any was lowered.
-fn fall<C: Climber>(now: Nanos, streams: &mut [C], lowest: usize, device: &mut Device) -> bool {
+fn fall<C: Climber>(now: Nanos, streams: &mut [C], rungs: &mut Rungs, device: &mut Device) -> bool {
     device.crowded = if device.busy() > BUSY { device.crowded + 1 } else { 0 };
     if streams.iter().any(|s| now < s.seen().changed_at + SETTLE && s.seen().raised_at.is_none() && s.seen().down > 0) {
         streams.iter_mut().for_each(|s| s.ladder().misses = 0.0);
@@ -243,18 +321,22 @@ fn fall<C: Climber>(now: Nanos, streams: &mut [C], lowest: usize, device: &mut D
     if !streams.iter().any(in_trouble) {
         return false;
     }
+    for s in streams.iter().filter(|s| s.climbs() && (busy || in_trouble(s))) {
+        rungs.wants_below(s.seen().rung);
+    }
     let mut fell = false;
     while !fell || device.busy() > ROOM {
         // Those of least priority give way first, of those the ones whose quality is best, of those the ones in
         // trouble. Where the device has room, what is wrong is the stream's own.
         let victim = streams
             .iter_mut()
-            .filter(|s| s.climbs() && s.seen().rung < lowest && (busy || in_trouble(s)))
+            .filter(|s| s.climbs() && rungs.below(s.seen().rung).is_some() && (busy || in_trouble(s)))
             .min_by_key(|s| (s.priority(), s.seen().rung, !in_trouble(s)));
         let Some(victim) = victim else { break };
         let rung = victim.seen().rung;
-        device.moves(victim.demand(), rung, rung + 1);
-        victim.ladder().lower(now);
+        let Some(below) = rungs.below(rung) else { break };
+        device.moves(victim.demand(), rung, below);
+        victim.ladder().lower(now, below);
         fell = true;
     }
     if fell {
@@ -271,10 +353,11 @@ fn fall<C: Climber>(now: Nanos, streams: &mut [C], lowest: usize, device: &mut D
 }
 
 /// Raises ceilings where there is room: the most important first, and of those the ones that have fallen deepest.
-fn rise<C: Climber>(now: Nanos, streams: &mut [C], lowest: usize, device: &mut Device) {
+fn rise<C: Climber>(now: Nanos, streams: &mut [C], rungs: &Rungs, device: &mut Device) {
     let ready = |s: &C| {
         let l = s.seen();
-        s.climbs() && l.rung > 0 && now >= l.changed_at + l.hold && l.lately < MISSES && s.demand().fits(l.rung - 1)
+        let fits = rungs.above(l.rung).is_some_and(|above| s.demand().fits(above));
+        s.climbs() && now >= l.changed_at + l.hold && l.lately < MISSES && fits
     };
     if device.standing || !streams.iter().any(ready) {
         return;
@@ -283,8 +366,9 @@ fn rise<C: Climber>(now: Nanos, streams: &mut [C], lowest: usize, device: &mut D
     // for one more.
     let shift_all = |streams: &[C], device: &mut Device, sign: f64| {
         for s in streams.iter().filter(|s| ready(s)) {
-            device.shift(s.demand(), s.seen().rung, -sign);
-            device.shift(s.demand(), s.seen().rung - 1, sign);
+            let rung = s.seen().rung;
+            device.shift(s.demand(), rung, -sign);
+            device.shift(s.demand(), rungs.above(rung).unwrap_or(rung), sign);
         }
     };
     shift_all(streams, device, 1.0);
@@ -292,13 +376,14 @@ fn rise<C: Climber>(now: Nanos, streams: &mut [C], lowest: usize, device: &mut D
     shift_all(streams, device, -1.0);
     for _ in 0..=streams.len() / UP_AT_ONCE {
         let next =
-            streams.iter_mut().filter(|s| ready(s)).min_by_key(|s| (-i64::from(s.priority()), lowest - s.seen().rung));
+            streams.iter_mut().filter(|s| ready(s)).min_by_key(|s| (-i64::from(s.priority()), Reverse(s.seen().rung)));
         let Some(climber) = next else { return };
         let rung = climber.seen().rung;
-        device.moves(climber.demand(), rung, rung - 1);
+        let Some(above) = rungs.above(rung) else { return };
+        device.moves(climber.demand(), rung, above);
         if device.busy() > ROOM && !all_fit {
             return;
         }
-        climber.ladder().raise(now);
+        climber.ladder().raise(now, above);
     }
 }

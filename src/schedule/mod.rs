@@ -64,11 +64,21 @@ pub struct Lane {
 pub struct Variant {
     /// What it costs.
     pub cost: Cost,
-    /// Batch sizes that the device is warm for, ascending, the first is 1.
+    /// Batch sizes that the device is warm for, ascending, the first is 1. None: it is not loaded yet, and costs nothing
+    /// that is known.
     pub batch_sizes: Vec<usize>,
 }
 
 impl Variant {
+    /// One that is loaded when its rung opens.
+    pub fn unloaded() -> Self {
+        Self { cost: Cost::of(0, 0), batch_sizes: Vec::new() }
+    }
+
+    fn is_loaded(&self) -> bool {
+        !self.batch_sizes.is_empty()
+    }
+
     /// The largest warmed batch.
     pub fn largest(&self) -> usize {
         self.batch_sizes.last().copied().unwrap_or(1).max(1)

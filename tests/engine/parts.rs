@@ -207,7 +207,7 @@ pub fn pipeline(sources: Vec<SourceEntry>, stages: Vec<StageEntry>, sinks: Vec<S
         sources,
         stages,
         sinks,
-        rungs: vec![Rung { name: "full".into(), overrides: Vec::new() }],
+        rungs: vec![Rung { name: "full".into(), lazy: false, overrides: Vec::new() }],
     }
 }
 

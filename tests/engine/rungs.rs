@@ -76,15 +76,15 @@ impl StageConfig for Way {
 
 /// A stage that runs these ways, one for each rung, every so many frames.
 fn laddered(id: &str, from: &[&str], ways: Vec<Way>, rungs: &[(Option<usize>, u32)]) -> StageEntry {
-    let mut ways = ways.into_iter().map(|w| Box::new(w) as Box<dyn StageConfig>);
-    let mut entry = stage(id, from, ways.next().expect("a way"));
-    entry.variants = ways.collect();
+    let mut ways = ways.into_iter();
+    let mut entry = stage(id, from, Box::new(ways.next().expect("a way")));
+    entry.variants = ways.map(|w| Arc::new(w) as Arc<dyn StageConfig>).collect();
     entry.rungs = rungs.iter().map(|&(variant, every)| AtRung { variant, every }).collect();
     entry
 }
 
 fn rungs(names: &[&str]) -> Vec<Rung> {
-    names.iter().map(|&n| Rung { name: n.into(), overrides: Vec::new() }).collect()
+    names.iter().map(|&n| Rung { name: n.into(), lazy: false, overrides: Vec::new() }).collect()
 }
 
 fn labels(r: &Record) -> Vec<&str> {
@@ -117,6 +117,67 @@ fn quality_gives_way_under_overload_and_every_result_names_its_rung() {
         let c = counts(&telemetry, s);
         assert_eq!(c.frames.in_flight, 0, "{c:?}");
     }
+}
+
+/// A way that says when it is built, or cannot be.
+#[derive(Debug)]
+struct Counted(Result<Way, &'static str>, Arc<AtomicU32>);
+
+impl StageConfig for Counted {
+    fn build(&self, _: &BuildContext) -> Result<Built, StageError> {
+        self.1.fetch_add(1, Relaxed);
+        match &self.0 {
+            Ok(way) => Ok(Built::Batch(Arc::new(way.clone()))),
+            Err(why) => Err(StageError::new(*why)),
+        }
+    }
+}
+
+/// Two streams of 30 frames a second on a detector that does 40, with a lazy rung below.
+fn lazy(lean: Result<Way, &'static str>) -> (Running, crossbeam_channel::Receiver<Arc<Record>>, Arc<AtomicU32>) {
+    let (tx, records) = unbounded();
+    let built = Arc::<AtomicU32>::default();
+    let mut detect =
+        laddered("detect", &["a", "b"], vec![way("best", Duration::from_millis(25))], &[(Some(0), 1), (Some(1), 1)]);
+    detect.variants.push(Arc::new(Counted(lean, built.clone())));
+    let mut p = pipeline(vec![live("a"), live("b")], vec![detect], vec![sink(&["detect"], Collect(tx))]);
+    p.rungs = rungs(&["full", "lean"]);
+    p.rungs[1].lazy = true;
+    let run = start(p);
+    assert_eq!(built.load(Relaxed), 0, "nothing is loaded before it is needed");
+    (run, records, built)
+}
+
+#[test]
+fn a_lazy_rung_is_loaded_once_the_ladder_needs_it() {
+    let (mut run, records, built) = lazy(Ok(way("lean", Duration::from_millis(5))));
+    run.until(|t| ["a", "b"].iter().any(|s| counts(t, s).rung_share.get("lean").is_some_and(|&share| share > 0.5)));
+    let Running { engine, telemetry } = run;
+    assert!(engine.stop(Duration::from_secs(2)));
+    assert_eq!(built.load(Relaxed), 1);
+    for r in records.try_iter() {
+        assert_eq!(labels(&r), [if &*r.rung == "full" { "best" } else { "lean" }], "{} {}", r.stream.id, r.seq);
+    }
+    for s in ["a", "b"] {
+        let c = counts(&telemetry, s);
+        assert_eq!((c.frames.in_flight, c.frames.failed), (0, 0), "{c:?}");
+    }
+    let text = telemetry.metrics();
+    assert!(text.contains("framegate_capacity_streams{rung=\"lean\"}"), "{text}");
+}
+
+#[test]
+fn a_lazy_rung_that_cannot_be_loaded_is_tried_once_and_the_others_go_on() {
+    let (mut run, records, built) = lazy(Err("the file is gone"));
+    run.until(|_| built.load(Relaxed) == 1);
+    let shed = |t: &_| counts(t, "a").frames.shed + counts(t, "b").frames.shed;
+    let before = shed(&run.telemetry);
+    run.until(|t| shed(t) > before + 30);
+    let Running { engine, telemetry } = run;
+    assert!(engine.stop(Duration::from_secs(2)));
+    assert_eq!(built.load(Relaxed), 1);
+    assert!(records.try_iter().all(|r| labels(&r) == ["best"]));
+    assert_eq!(["a", "b"].map(|s| counts(&telemetry, s).frames.in_flight), [0, 0]);
 }
 
 #[test]

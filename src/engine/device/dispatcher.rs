@@ -3,7 +3,7 @@
 use super::super::inbox::{Change, Inbox, Terms};
 use super::super::supervisor::{Supervisor, panic_message};
 use super::batches::Batches;
-use super::{Crew, Delivery, Done, Event, HANG, Job, Memory, Route, Seat, Ways};
+use super::{Crew, Delivery, Done, Event, HANG, Job, Memory, Opener, Route, Seat, Ways};
 use crate::frame::journey::{Act, BatchNote};
 use crate::frame::{FailReason, Frame, Nanos, Outcome, Stream, Ticket, clock, clock::SECOND};
 use crate::schedule::trace::Taped;
@@ -92,6 +92,8 @@ pub struct Dispatcher {
     pub pulse: Pulse,
     /// Who hears of errors.
     pub supervisor: Arc<Supervisor>,
+    /// Opens rungs that are not loaded yet.
+    pub opener: Arc<Opener>,
     /// Names of the rungs, best first.
     pub rungs: Vec<Arc<str>>,
     /// What changes while it runs.
@@ -149,6 +151,9 @@ impl Dispatcher {
             }
             self.tell_rungs();
             self.tell_ends();
+            if let Some(rung) = self.planner.wanted() {
+                self.opener.request(rung);
+            }
             self.pulse.end();
             let idle = self.state.running.is_empty() && self.planner.waiting() == 0;
             if idle && self.posts.iter().all(|p| p.ending.is_empty() && p.inbox.is_done()) {
@@ -177,6 +182,15 @@ impl Dispatcher {
                         self.telemetry.slowdown(stage.device(), self.planner.slowdown().mean());
                     }
                 }
+                Event::Opened { rung, ways } => {
+                    let mut loaded = Vec::with_capacity(ways.len());
+                    for (Route { site, variant }, measured, memory) in ways {
+                        self.posts[site].memory[variant].extend(memory);
+                        loaded.push((site, variant, measured));
+                    }
+                    self.planner.opens(rung, loaded);
+                }
+                Event::Lost { rung } => self.planner.gives_up(rung),
             }
         }
         while let Ok(d) = self.delivered.try_recv() {
@@ -235,7 +249,9 @@ impl Dispatcher {
     }
 
     fn has_memory(&self) -> bool {
-        self.posts.iter().all(|p| p.memory.iter().all(|m| !m.is_empty()))
+        let loaded = |site: usize, v: usize| !self.planner.sites()[site].variants[v].batch_sizes.is_empty();
+        let has = |(site, p): (usize, &Post)| (0..p.memory.len()).all(|v| !p.memory[v].is_empty() || !loaded(site, v));
+        self.posts.iter().enumerate().all(has)
     }
 
     /// When the next slot is free.

@@ -3,10 +3,10 @@
 
 use super::super::supervisor::Supervisor;
 use super::super::threads::{self, Placement};
-use super::{Done, Event, HANG, Job, Route, Ways};
+use super::{Done, Event, HANG, Job, Route, Sessions, Ways};
 use crate::frame::{FailReason, clock};
 use crate::ring::Bell;
-use crate::stage::{Execute, StageError};
+use crate::stage::{BatchStage, Execute, StageError};
 use crate::telemetry::{Health, Pulse, StageMeter};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
@@ -40,17 +40,26 @@ pub struct Crew {
     pub placement: Placement,
     /// The graph's threads: a replacement joins them.
     pub threads: Threads,
+    /// Sessions that were opened while the device ran, for whichever slot has none yet.
+    pub late: Mutex<Vec<(Route, Box<dyn Execute>)>>,
 }
 
 /// The threads of a graph, and the heartbeats of those that may be abandoned.
 pub type Threads = Arc<Mutex<Vec<(JoinHandle<()>, Option<Pulse>)>>>;
 
 impl Crew {
-    /// Starts a slot with these sessions, for each stage one of each variant.
+    /// Tells the dispatcher.
+    pub fn hears(&self, event: Event) {
+        // The dispatcher may have left already at the end.
+        let _ = self.events.send(event);
+        self.bell.ring();
+    }
+
+    /// Starts a slot with these sessions, for each stage one of each variant that is loaded.
     ///
     /// # Errors
     /// The system gives no more threads.
-    pub fn start(self: &Arc<Self>, sessions: Vec<Vec<Box<dyn Execute>>>) -> std::io::Result<()> {
+    pub fn start(self: &Arc<Self>, sessions: Vec<Sessions>) -> std::io::Result<()> {
         let name = format!("{}:run", self.name);
         let pulse = self.health.pulse(name.as_str());
         let executor = Executor { crew: Arc::downgrade(self), jobs: self.jobs.clone(), sessions, pulse: pulse.clone() };
@@ -63,7 +72,10 @@ impl Crew {
     pub fn replace(self: &Arc<Self>) {
         let crew = self.clone();
         let spawned = threads::spawn(&format!("{}:open", self.name), &self.placement, move || {
-            let opened = |ways: &Ways| ways.variants.iter().map(|v| v.open()).collect::<Result<Vec<_>, StageError>>();
+            let opened = |ways: &Ways| {
+                let one = |(n, v): (usize, &Arc<dyn BatchStage>)| ways.is_loaded(n).then(|| v.open()).transpose();
+                ways.variants.iter().enumerate().map(one).collect::<Result<Sessions, StageError>>()
+            };
             let sessions =
                 catch_unwind(AssertUnwindSafe(|| crew.ways.iter().map(opened).collect::<Result<Vec<_>, _>>()));
             let started = match sessions {
@@ -86,7 +98,7 @@ struct Executor {
     /// Not held while a call runs: one that never returns must not keep the others' channels open.
     crew: Weak<Crew>,
     jobs: Receiver<Job>,
-    sessions: Vec<Vec<Box<dyn Execute>>>,
+    sessions: Vec<Sessions>,
     pulse: Pulse,
 }
 
@@ -99,14 +111,18 @@ impl Executor {
             let started = clock::now();
             self.pulse.begin(started, HANG);
             if let Some(crew) = self.crew.upgrade() {
-                let started = Event::Started { route, number, at: started, pulse: self.pulse.clone() };
-                // The dispatcher may have left already at the end; the batch is still run.
-                let _ = crew.events.send(started);
-                crew.bell.ring();
+                // Where the dispatcher has left already, at the end, the batch is still run.
+                crew.hears(Event::Started { route, number, at: started, pulse: self.pulse.clone() });
+                let session = &mut self.sessions[site][variant];
+                if session.is_none() {
+                    let mut late = crew.late.lock();
+                    *session = late.iter().position(|l| l.0 == route).map(|at| late.swap_remove(at).1);
+                }
             }
-            let execute = &mut self.sessions[site][variant];
+            let session = &mut self.sessions[site][variant];
             let mut begun = started;
             let result = catch_unwind(AssertUnwindSafe(|| {
+                let execute = session.as_mut().ok_or_else(|| StageError::new("this slot has no session for it"))?;
                 if job.seats.is_empty() {
                     // A probe comes after a pause, and after a pause the first call takes up to twice as long as any
                     // that follows: what frames would wait for is the second.
@@ -132,8 +148,7 @@ impl Executor {
             };
             let span = failed.is_none().then_some(ended - started);
             let sent = crew.done[site].send(Done::Batch { job, started, ended, failed });
-            let _ = crew.events.send(Event::Ended { route, number, places, started, span });
-            crew.bell.ring();
+            crew.hears(Event::Ended { route, number, places, started, span });
             if sent.is_err() {
                 return;
             }
@@ -141,7 +156,7 @@ impl Executor {
                 crew.meters[site].panicked();
                 let stage = &crew.ways[site].variants[variant];
                 match crew.supervisor.after_panic(id, &*panic, || stage.open()) {
-                    Some(execute) => self.sessions[site][variant] = execute,
+                    Some(execute) => self.sessions[site][variant] = Some(execute),
                     None => return,
                 }
             }

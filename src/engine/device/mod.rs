@@ -6,10 +6,12 @@ mod batches;
 mod dispatcher;
 mod executor;
 mod finisher;
+mod later;
 
 pub use dispatcher::{Dispatcher, Post};
 pub use executor::{Crew, Threads};
 pub use finisher::Finisher;
+pub use later::{Later, Link, Opener, serves};
 
 use crate::frame::{FailReason, Frame, Nanos, clock, clock::SECOND};
 use crate::schedule::{Cost, RungPlan, Site, Variant};
@@ -27,6 +29,8 @@ pub const HANG: Nanos = 10 * SECOND;
 pub struct Ways {
     /// The ways of running it.
     pub variants: Vec<Arc<dyn BatchStage>>,
+    /// In step with `variants`: those that are loaded when their rung is needed.
+    pub later: Vec<Option<Arc<Later>>>,
     /// What it does at each rung.
     pub rungs: Vec<RungPlan>,
 }
@@ -40,6 +44,11 @@ impl Ways {
     /// Whether the stage runs on crops of frames, not on frames.
     pub fn on_crops(&self) -> bool {
         self.variants.iter().any(|v| v.crops().is_some())
+    }
+
+    /// Whether this way of running the stage is loaded.
+    pub fn is_loaded(&self, variant: usize) -> bool {
+        self.later.get(variant).is_none_or(|l| l.as_ref().is_none_or(|l| l.is_loaded()))
     }
 
     /// Places of a batch that a frame could fill here.
@@ -130,7 +139,7 @@ impl Done {
     }
 }
 
-/// What an executor tells the dispatcher.
+/// What the dispatcher is told.
 pub enum Event {
     /// It has taken a batch up.
     Started {
@@ -156,6 +165,18 @@ pub enum Event {
         /// Time it took; `None` if it failed.
         span: Option<Nanos>,
     },
+    /// A rung that was shut is open, with these ways of running the device's stages.
+    Opened {
+        /// The rung.
+        rung: usize,
+        /// What was loaded for it.
+        ways: Vec<(Route, Variant, Vec<Memory>)>,
+    },
+    /// A rung cannot be opened.
+    Lost {
+        /// The rung.
+        rung: usize,
+    },
 }
 
 /// How a frame that left a stage of a device was delivered.
@@ -173,7 +194,16 @@ pub struct Delivery {
     pub late: Option<Nanos>,
 }
 
-/// Measures what batches cost on a freshly opened executor: the median of a few runs for each size.
+/// Which of a few runs says what a batch costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Typical {
+    /// The one in the middle, on a machine that does nothing else.
+    Median,
+    /// The quickest, on one that is at work: others only make it longer.
+    Quickest,
+}
+
+/// Measures what batches cost on a freshly opened executor, by a few runs of each size.
 ///
 /// # Errors
 /// The device fails on an empty batch.
@@ -182,6 +212,7 @@ pub fn calibrate(
     executor: &mut dyn Execute,
     batch: &mut Batch,
     patience: Duration,
+    typical: Typical,
 ) -> Result<Vec<(usize, Nanos)>, StageError> {
     // Many sizes lie on one line: some of them tell it.
     let all = stage.batch_sizes();
@@ -200,46 +231,77 @@ pub fn calibrate(
             }
         }
         spans.sort_unstable();
-        points.push((size, spans[spans.len() / 2]));
+        let at = if typical == Typical::Median { spans.len() / 2 } else { 0 };
+        points.push((size, spans[at]));
     }
     Ok(points)
 }
+
+/// One slot's sessions of a stage, by variant; `None` where it is not loaded.
+pub type Sessions = Vec<Option<Box<dyn Execute>>>;
 
 /// A stage on its device, opened and warm.
 pub struct Opened {
     /// What the planner is told of it.
     pub site: Site,
-    /// Sessions: for each slot one of each variant.
-    pub sessions: Vec<Vec<Box<dyn Execute>>>,
+    /// Sessions: for each slot one of each variant that is loaded.
+    pub sessions: Vec<Sessions>,
     /// Memory of batches, for each variant.
     pub memory: Vec<Vec<Memory>>,
 }
 
-/// Opens a stage's variants for a device of `slots` slots and measures them, all within about `patience`.
+/// Opens a stage's variants for a device of `slots` slots and measures them, all within about `patience`. Those that are
+/// loaded later stay shut.
 ///
 /// # Errors
 /// A variant cannot be used.
 pub fn open(ways: &Ways, slots: usize, patience: Duration) -> Result<Opened, StageError> {
-    let mut sessions: Vec<Vec<Box<dyn Execute>>> = (0..slots).map(|_| Vec::new()).collect();
+    let mut sessions: Vec<Sessions> = (0..slots).map(|_| Vec::new()).collect();
     let (mut memory, mut variants) = (Vec::new(), Vec::new());
     let share = patience / ways.variants.len().max(1) as u32;
-    for stage in &ways.variants {
-        for slot in &mut sessions {
-            slot.push(stage.open()?);
+    for (n, stage) in ways.variants.iter().enumerate() {
+        if !ways.is_loaded(n) {
+            sessions.iter_mut().for_each(|slot| slot.push(None));
+            variants.push(Variant::unloaded());
+            memory.push(Vec::new());
+            continue;
         }
-        // One for each slot, one prepared ahead, one being finished.
-        let mut batches: Vec<Memory> = (0..slots + 2).map(|_| (stage.buffers(), Vec::new())).collect();
-        let first = sessions.first_mut().and_then(|s| s.last_mut());
-        let cost = match (first, batches.first_mut()) {
-            (Some(executor), Some((batch, _))) => Cost::fit(&calibrate(&**stage, &mut **executor, batch, share)?),
-            _ => Cost::fit(&[]),
-        };
-        variants.push(Variant { cost, batch_sizes: stage.batch_sizes().to_vec() });
-        memory.push(batches);
+        let way = open_way(&**stage, slots, share, Typical::Median)?;
+        sessions.iter_mut().zip(way.sessions).for_each(|(slot, session)| slot.push(Some(session)));
+        variants.push(way.variant);
+        memory.push(way.memory);
     }
     let crops = ways.on_crops().then_some(1);
     let site = Site { variants, rungs: ways.rungs.clone(), tail: Default::default(), crops };
     Ok(Opened { site, sessions, memory })
+}
+
+/// One way of running a stage, opened and warm.
+struct OpenedWay {
+    variant: Variant,
+    /// One for each slot.
+    sessions: Vec<Box<dyn Execute>>,
+    memory: Vec<Memory>,
+}
+
+/// Memory of batches that one way of running a stage gets: one for each slot, one prepared ahead, one being finished.
+pub fn batches(slots: usize) -> usize {
+    slots + 2
+}
+
+fn open_way(
+    stage: &dyn BatchStage,
+    slots: usize,
+    patience: Duration,
+    typical: Typical,
+) -> Result<OpenedWay, StageError> {
+    let mut sessions = (0..slots).map(|_| stage.open()).collect::<Result<Vec<_>, _>>()?;
+    let mut memory: Vec<Memory> = (0..batches(slots)).map(|_| (stage.buffers(), Vec::new())).collect();
+    let cost = match (sessions.first_mut(), memory.first_mut()) {
+        (Some(executor), Some((batch, _))) => Cost::fit(&calibrate(stage, &mut **executor, batch, patience, typical)?),
+        _ => Cost::fit(&[]),
+    };
+    Ok(OpenedWay { variant: Variant { cost, batch_sizes: stage.batch_sizes().to_vec() }, sessions, memory })
 }
 
 /// What shares a planner: all that runs on the processor's cores, and each GPU whatever drives it.

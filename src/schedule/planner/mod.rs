@@ -10,7 +10,7 @@ mod streams;
 mod way;
 
 use super::cost::{Cost, Path, Slowdown};
-use super::ladder::Device;
+use super::ladder::{Device, Rungs};
 use super::{Next, Plan, Policy, Site, Variant, Waiting};
 use crate::frame::{
     Nanos,
@@ -23,7 +23,7 @@ use way::Way;
 /// tests need no pixels. Decisions follow from what it was told and from nothing else.
 pub struct Planner<T> {
     sites: Vec<Site>,
-    rungs: usize,
+    rungs: Rungs,
     slots: usize,
     slowdown: Slowdown,
     /// By stream and site.
@@ -87,7 +87,7 @@ impl<T> Planner<T> {
         let alone = sites.iter().map(|s| vec![Path::default(); s.variants.len()]).collect();
         Self {
             sites,
-            rungs,
+            rungs: Rungs::open(rungs),
             slots: slots.max(1),
             slowdown: Slowdown::default(),
             lanes: Vec::new(),
@@ -116,6 +116,33 @@ impl<T> Planner<T> {
     pub fn with_policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
+    }
+
+    /// These rungs are shut until [`opens`](Self::opens): no frame runs on them. The best rung cannot be.
+    pub fn with_shut(mut self, rungs: &[usize]) -> Self {
+        rungs.iter().filter(|&&r| r > 0).for_each(|&r| self.rungs.shut(r));
+        self
+    }
+
+    /// A shut rung that would help, if there is one.
+    pub fn wanted(&self) -> Option<usize> {
+        self.rungs.wanted()
+    }
+
+    /// A rung is open from now on, with these ways of running sites: site, variant, what it costs on an idle device.
+    pub fn opens(&mut self, rung: usize, loaded: &[(usize, usize, Variant)]) {
+        for (site, variant, measured) in loaded {
+            if let Some(v) = self.sites.get_mut(*site).and_then(|s| s.variants.get_mut(*variant)) {
+                v.clone_from(measured);
+            }
+        }
+        self.rungs.opens(rung);
+        self.judge();
+    }
+
+    /// A shut rung cannot be opened: nobody asks for it again.
+    pub fn gives_up(&mut self, rung: usize) {
+        self.rungs.gives_up(rung);
     }
 
     /// ξ: how many times slower the device is than when it was calibrated.
@@ -218,7 +245,7 @@ impl<T> Planner<T> {
             // Without its crops a frame goes on at once.
             return s.tail.mean().checked_sub(deadline).filter(|&e| e > 0);
         }
-        let quickest = s.variants_of(0..self.rungs).map(|v| self.alone(&v.cost)).min().unwrap_or(0);
+        let quickest = s.loaded().map(|v| self.alone(&v.cost)).min().unwrap_or(0);
         (quickest + s.tail.mean()).checked_sub(deadline).filter(|&e| e > 0)
     }
 

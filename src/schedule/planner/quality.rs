@@ -12,12 +12,12 @@ impl<T> Planner<T> {
     /// Lets the ladder look at every stream.
     pub(super) fn climb(&mut self, now: Nanos) {
         let due = now >= self.climbed_at + LADDER_EVERY && now >= self.calm_until;
-        if self.rungs < 2 || self.policy != Policy::Framegate || !due {
+        if self.rungs.count() < 2 || self.policy != Policy::Framegate || !due {
             return;
         }
         self.climbed_at = now;
         self.weigh();
-        ladder::look(now, &mut self.streams, self.rungs, &mut self.device);
+        ladder::look(now, &mut self.streams, &mut self.rungs, &mut self.device);
     }
 
     /// What each stream asks of the device at each rung.
@@ -31,7 +31,7 @@ impl<T> Planner<T> {
             device.variants.push(Usage::new((alpha, each), v.largest()));
         }
         for (i, stream) in self.streams.iter_mut().enumerate() {
-            stream.demand.clear(self.rungs);
+            stream.demand.clear(self.rungs.count());
             // A stage behind another sees fewer frames once that one sheds, but would see all of them.
             let lanes = || self.lanes.iter().filter(|l| l.stream == i && !l.ended && !l.lane.by_count);
             let Some(period) = lanes().map(|l| l.period).filter(|&p| p > 0).min() else { continue };

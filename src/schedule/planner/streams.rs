@@ -90,7 +90,7 @@ impl<T> Planner<T> {
 
     /// Sets a stream's ceiling, such as the one it starts with.
     pub fn set_ceiling(&mut self, stream: u32, rung: usize) {
-        let lowest = self.rungs - 1;
+        let lowest = self.rungs.lowest();
         if let Some(s) = self.streams.iter_mut().find(|s| s.index == stream) {
             s.ladder.start_at(rung.min(lowest));
         }

@@ -24,10 +24,13 @@ impl<T> Planner<T> {
         let ceiling = self.streams[lane.stream].ladder.rung();
         let (first, last) = match w.rung {
             Some(fixed) => (fixed, fixed),
-            None => (ceiling, if lane.lane.by_count { ceiling } else { self.rungs - 1 }),
+            None => (ceiling, if lane.lane.by_count { ceiling } else { self.rungs.lowest() }),
         };
         for rung in first..=last {
             let Some(variant) = site.rungs.get(rung).and_then(|r| r.variant) else { continue };
+            if !self.rungs.is_open(rung) || !site.variants[variant].is_loaded() {
+                continue;
+            }
             let places = self.affords(lane.lane.site, variant, w, start);
             if places > 0 {
                 return Some(Way { rung, variant, rescued: rung > first, places });
@@ -159,12 +162,13 @@ impl<T> Planner<T> {
 }
 
 impl Site {
-    pub(super) fn variants_of(&self, rungs: std::ops::Range<usize>) -> impl Iterator<Item = &Variant> {
-        rungs.filter_map(|r| self.rungs.get(r)?.variant).filter_map(|v| self.variants.get(v))
+    pub(super) fn loaded(&self) -> impl Iterator<Item = &Variant> {
+        self.variants.iter().filter(|v| v.is_loaded())
     }
 
     pub(super) fn quickest(&self) -> Option<usize> {
         (0..self.variants.len())
+            .filter(|&v| self.variants[v].is_loaded())
             .min_by(|&a, &b| self.variants[a].cost.base(1).total_cmp(&self.variants[b].cost.base(1)))
     }
 }

@@ -273,6 +273,69 @@ fn a_lower_rung_rescues_a_frame_and_the_ceiling_stays() {
 }
 
 #[test]
+fn a_shut_rung_is_wanted_in_need_and_used_once_it_opens() {
+    let site = |loaded: bool| {
+        let quick = Variant { cost: Cost::of(0, 3 * MILLI), batch_sizes: vec![1] };
+        let slow = Variant { cost: Cost::of(0, 20 * MILLI), batch_sizes: vec![1] };
+        let variants = vec![slow, if loaded { quick } else { Variant::unloaded() }];
+        Site { variants, rungs: vec![ALL, QUICK], tail: Default::default(), crops: None }
+    };
+    let mut p = Planner::new(vec![site(false)], 1).with_shut(&[1]);
+    p.open(lane(0));
+    p.open(lane(1));
+    let mut plan = Plan::default();
+    p.arrive(0, 0, 25 * MILLI, at(0), 1);
+    assert_eq!(p.plan(26 * MILLI, 0, &mut plan), Next::Idle);
+    assert_eq!((plan.shed.len(), p.wanted()), (1, None), "one frame is no trouble");
+    plan.clear();
+    // Twice what the device can do.
+    let (mut now, mut seq) = (SECOND, 1);
+    let two = |p: &mut Planner<u32>, plan: &mut Plan<u32>, now: Nanos, seq: u64| {
+        let w = |captured| Waiting { seq, captured, ready: captured, deadline: Some(captured + 33 * MILLI), ..at(0) };
+        for s in 0..2 {
+            p.arrive(s, 0, now, w(now), s);
+        }
+        plan.clear();
+        let next = p.plan(now, now, plan);
+        if let Next::Run { variant, .. } = next {
+            let span = if variant == 0 { 20 * MILLI } else { 3 * MILLI };
+            p.ran(0, variant, 1, now, span);
+            plan.run.iter().for_each(|c| p.delivered(0, c.item, now + span, 0, 0));
+        }
+        next
+    };
+    while p.wanted().is_none() {
+        assert!(seq < 300, "never wanted");
+        two(&mut p, &mut plan, now, seq);
+        (now, seq) = (now + 20 * MILLI, seq + 1);
+    }
+    assert_eq!((p.wanted(), p.ceiling(0), p.ceiling(1)), (Some(1), 0, 0), "a shut rung is nobody's ceiling");
+    p.opens(1, &[(0, 1, site(true).variants[1].clone())]);
+    assert_eq!(p.wanted(), None);
+    let opened = seq;
+    while p.ceiling(0) == 0 || p.ceiling(1) == 0 {
+        assert!(seq < opened + 300, "never used");
+        two(&mut p, &mut plan, now, seq);
+        (now, seq) = (now + 20 * MILLI, seq + 1);
+    }
+    assert_eq!(two(&mut p, &mut plan, now, seq), Next::Run { site: 0, variant: 1 });
+}
+
+#[test]
+fn a_rung_that_cannot_be_loaded_is_not_asked_for_again() {
+    let mut p = laddered(ALL, QUICK).with_shut(&[1]);
+    let mut plan = Plan::default();
+    p.gives_up(1);
+    for seq in 0..200 {
+        let now = seq * 5 * MILLI;
+        p.arrive(0, 0, now, numbered(seq, seq * 5), seq as u32);
+        plan.clear();
+        p.plan(now, now, &mut plan);
+    }
+    assert_eq!((p.wanted(), p.ceiling(0)), (None, 0));
+}
+
+#[test]
 fn at_its_ceiling_a_frame_is_not_rescued() {
     let mut p = laddered(ALL, QUICK);
     p.set_ceiling(0, 1);
