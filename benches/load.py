@@ -5,8 +5,9 @@
     benches/load.py --model models/yolox-nano.toml --lean models/fastestdet.toml -o load
 
 Every run is a framegate of its own on live scenes that are drawn, not encoded, so that decoding takes nothing from the
-detector (`--encoded` encodes and decodes them). Load 1 is the goodput of a first run that is offered twice as much as
-one detector can do. Runs: framegate without a ladder, with one (the detector, the lean one, the lean one on every second
+detector. Load 1 is the goodput of a first run that is offered twice as much as one detector can do. With `--encoded` streams
+are an H.264 clip of such a scene, played as often as there are streams and decoded on the same cores; beside the goodput
+stands then what decoding leaves of load 1: all of it while a core is left for the detector, else that share of it. Runs: framegate without a ladder, with one (the detector, the lean one, the lean one on every second
 frame), first come first served, and one waiting frame for each stream of which the newest stays. Beside them stands what
 `framegate simulate` predicts with the costs of the same run. Writes load.json, load.md and load.svg into the folder.
 """
@@ -28,8 +29,11 @@ FPS = 30.0
 def pipeline(args, streams: int, fps: float, policy: str, ladder: bool) -> str:
     text = f'[pipeline]\nname = "load"\nfps = {fps:.3f}\ndeadline = "{DEADLINE_MS}ms"\nadmission = "off"\npolicy = "{policy}"\n'
     for i in range(streams):
-        text += f'[source.cam{i:02}]\nuri = "test://pitch"\nencoded = {str(args.encoded).lower()}\nfps = {fps:.3f}\n'
-        text += f"width = {args.size[0]}\nheight = {args.size[1]}\n"
+        text += f"[source.cam{i:02}]\n"
+        if args.clip:
+            text += f'uri = "file://{args.clip}"\npace = "live"\nloop = true\n'
+            continue
+        text += f'uri = "test://pitch"\nfps = {fps:.3f}\nwidth = {args.size[0]}\nheight = {args.size[1]}\n'
     text += f'[stage.detect]\nkind = "detect"\nmodel = "{args.model.resolve()}"\n'
     text += f'device = "{args.device}"\nthreads = {args.threads}\n[stage.track]\nkind = "track"\n'
     text += '[sink.out]\nkind = "jsonl"\npath = "results.jsonl"\n'
@@ -79,35 +83,49 @@ def figures(report: dict) -> dict:
         "rung_changes": sum(s["rung_changes"] for s in streams),
         "rescued": sum(s["rescued"] for s in streams),
         "captured": total["captured"],
+        "cores": report["process"]["cpu_seconds"] / max(report["seconds"], 0.001),
     }
 
 
 def measure(args, folder: Path, rate: float, policy: str = "framegate", ladder: bool = False, predict: bool = False) -> dict:
     """One run that is offered `rate` frames per second."""
     streams = max(1, round(rate / FPS))
-    fps = rate / streams
+    # A clip has a rate of its own.
+    fps = FPS if args.clip else rate / streams
     file, report = folder / "load.toml", folder / "report.json"
     file.write_text(pipeline(args, streams, fps, policy, ladder))
     row = figures(framegate("run", file, report, "--http", "off", "--for", f"{args.seconds}s"))
-    row |= {"streams": streams, "offered": rate}
+    row |= {"streams": streams, "offered": streams * fps}
     if predict:
         more = ["--costs", report, "--for", f"{args.seconds}s", "--seed", "1", "--policy", policy]
         row["predicted"] = figures(framegate("simulate", file, folder / "simulated.json", *more))
     return row
 
 
+def record(args, folder: Path) -> Path:
+    """A scene as a clip of ten seconds."""
+    text = f'[pipeline]\nname = "clip"\nfps = {FPS}\n[source.cam]\nuri = "test://pitch"\nfps = {FPS}\n'
+    text += f"width = {args.size[0]}\nheight = {args.size[1]}\n"
+    text += f'[sink.clip]\nkind = "video"\npath = "{folder}/{{stream}}-{{start}}.mkv"\n'
+    (folder / "clip.toml").write_text(text)
+    call = [PROGRAM, "run", folder / "clip.toml", "--http", "off", "--for", "10s"]
+    subprocess.run(call, env=environment("warn"), stdout=subprocess.DEVNULL, check=True)
+    return next(folder.glob("cam-*.mkv"))
+
+
 def table(rows: list[dict]) -> str:
     lines = [
-        "| run | load | streams | goodput/s | missed | late | p50 ms | p99 ms | worst stream/mean | rungs | predicted goodput, p99 |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| run | load | streams | goodput/s | missed | late | p50 ms | p99 ms | worst stream/mean | rungs | predicted goodput, p99 | cores allow |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         rungs = ", ".join(f"{name} {share:.0%}" for name, share in r["rungs"].items() if share > 0.0005)
         p = r.get("predicted")
         predicted = f"{p['goodput']:.1f}, {p['p99']:.1f}" if p else ""
+        allowed = f"{r['allowed']:.1f}, got {r['goodput'] / r['allowed']:.0%}" if r.get("allowed") else ""
         lines.append(
             f"| {r['run']} | {r['load']:g} | {r['streams']} | {r['goodput']:.1f} | {r['missed']:.1%} | {r['late']:.1%} | {r['p50']:.1f} "
-            f"| {r['p99']:.1f} | {r['worst_over_mean']:.2f} | {rungs} | {predicted} |"
+            f"| {r['p99']:.1f} | {r['worst_over_mean']:.2f} | {rungs} | {predicted} | {allowed} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -158,6 +176,7 @@ def main() -> None:
     parser.add_argument("--no-prediction", action="store_true")
     parser.add_argument("-o", "--output", type=Path, default=Path("load"))
     args = parser.parse_args()
+    args.clip = None
     if not PROGRAM.exists():
         sys.exit(f"{PROGRAM} is not there: cargo build --release")
     args.output.mkdir(parents=True, exist_ok=True)
@@ -169,6 +188,8 @@ def main() -> None:
         once = framegate("run", folder / "load.toml", alone, "--http", "off", "--for", "6s")
         rate = 1000 / once["stages"]["detect"]["work_ms"]["p50"]
         capacity = measure(args, folder, 2 * rate)["goodput"]
+        if args.encoded:
+            args.clip = record(args, folder)
         print(f"load 1: {capacity:.1f} frames per second", file=sys.stderr)
         for run in args.runs.split(","):
             ladder = run == "ladder"
@@ -177,6 +198,11 @@ def main() -> None:
             policy = "framegate" if ladder else run
             for load in map(float, args.loads.split(",")):
                 row = measure(args, folder, load * capacity, policy, ladder, not args.no_prediction)
+                if args.encoded:
+                    # A frame takes of the cores what it takes where nothing is decoded.
+                    beside = row["cores"] - row["inferred"] / capacity * args.threads
+                    left = max(0.0, (os.cpu_count() or 1) - beside)
+                    row["allowed"] = min(row["offered"], capacity * min(1.0, left / args.threads))
                 rows.append({"run": "framegate, ladder" if ladder else run, "load": load} | row)
                 print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     (args.output / "load.json").write_text(json.dumps({"capacity": capacity, "rows": rows}, indent=1))

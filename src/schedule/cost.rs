@@ -162,6 +162,11 @@ impl Path {
         self.expected + self.safety.min(allowance.saturating_sub(self.expected) / 2)
     }
 
+    /// With all caution.
+    pub(super) fn cautious(self) -> Nanos {
+        self.expected + self.safety
+    }
+
     /// Whether a frame that starts then meets its deadline.
     pub(super) fn fits(self, start: Nanos, w: &Waiting) -> bool {
         w.deadline.is_none_or(|d| start + self.within(d.saturating_sub(w.ready)) <= d)

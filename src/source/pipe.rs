@@ -31,6 +31,7 @@ impl Pipe {
         // Its clock and ours count the same nanoseconds.
         pipeline.use_clock(Some(&gst::SystemClock::obtain()));
         let bus = pipeline.bus().ok_or("the pipeline has no bus")?;
+        super::plugins::yields(&bus);
         Ok(Self { pipeline: Some(pipeline), bus })
     }
 

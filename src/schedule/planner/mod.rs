@@ -9,7 +9,7 @@ mod quality;
 mod streams;
 mod way;
 
-use super::cost::{Cost, Path, Slowdown};
+use super::cost::{Cost, Estimate, Path, Slowdown};
 use super::ladder::{Device, Rungs};
 use super::{Next, Plan, Policy, Site, Variant, Waiting};
 use crate::frame::{
@@ -47,6 +47,9 @@ pub struct Planner<T> {
     /// By site: frames were shed here, or lost their crops, and when a batch ran last.
     unmeasured: Vec<bool>,
     ran_at: Vec<Nanos>,
+    /// When it asked to be asked again, and how much later it is asked then: on a busy machine threads wake up late.
+    due: Option<Nanos>,
+    oversleeps: Estimate,
     next_by_count: usize,
     /// When the ladder last looked.
     climbed_at: Nanos,
@@ -75,8 +78,10 @@ const MARGIN_DOWN: (f64, f64) = (0.002 * MILLI as f64, 0.001);
 const FROZEN: Nanos = SECOND;
 /// After it stood still, misses count for nothing for so long.
 const CALM: Nanos = SECOND / 2;
-/// A thread takes about this long to wake up: the next batch is chosen at least so much ahead.
+/// The next batch is chosen at least so much ahead, besides what the thread that asks is late.
 const WAKE: Nanos = MILLI / 10;
+/// For a thread that wakes up later than this it is not chosen any earlier.
+const OVERSLEEPS_MAX: Nanos = 3 * MILLI;
 
 impl<T> Planner<T> {
     /// A planner with nothing waiting, for a device that runs `slots` batches at once. Every site plans the same number
@@ -103,6 +108,8 @@ impl<T> Planner<T> {
             patient_at: 0,
             unmeasured,
             ran_at,
+            due: None,
+            oversleeps: Estimate::default(),
             next_by_count: 0,
             climbed_at: 0,
             device: Device::default(),
@@ -309,6 +316,9 @@ impl<T> Planner<T> {
     pub fn plan(&mut self, now: Nanos, free_at: Nanos, plan: &mut Plan<T>) -> Next {
         self.wakes(now);
         self.looked_at = now;
+        if let Some(late) = self.due.take().and_then(|due| now.checked_sub(due)) {
+            self.oversleeps.observe(late);
+        }
         self.decay(now);
         self.climb(now);
         let start = now.max(free_at);
@@ -323,6 +333,7 @@ impl<T> Planner<T> {
         // The next batch is chosen as late as its preprocess allows: whoever arrives until then can still join.
         let lead = self.lead(waiting);
         if now + lead < free_at {
+            self.due = Some(free_at - lead);
             return Next::WaitUntil(free_at - lead);
         }
         if let Some(until) = self.holds_back(now, start) {
@@ -351,7 +362,8 @@ impl<T> Planner<T> {
             let prepare = |v: &Variant| v.cost.prepare.upper(2.0) * v.largest().min(places) as Nanos;
             s.variants.iter().map(prepare).max().unwrap_or(0)
         };
-        self.sites.iter().enumerate().map(longest).max().unwrap_or(0).max(WAKE)
+        let prepare = self.sites.iter().enumerate().map(longest).max().unwrap_or(0);
+        prepare.max(WAKE) + self.oversleeps.upper(1.0).min(OVERSLEEPS_MAX)
     }
 
     /// Everything is being shed at a site, and nothing is learnt from that: a batch without a frame, at its quickest

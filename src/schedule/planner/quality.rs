@@ -43,11 +43,11 @@ impl<T> Planner<T> {
                 let half = deadline.saturating_sub(site.tail.mean()).max(1) as f64 / 2.0;
                 for (rung, plan) in site.rungs.iter().enumerate() {
                     let Some((i, v)) = plan.variant.and_then(|i| Some((i, site.variants.get(i)?))) else { continue };
-                    let path = self.slowdown.path(&v.cost, &site.tail, (1, 1), self.margin as Nanos);
+                    let alone = self.slowdown.path(&v.cost, &site.tail, (1, 1), 0);
                     // A frame is never shed for crops that do not fit.
                     let (places, fits) = match site.crops {
                         Some(_) => (lane.usual.min(v.largest() as f64), true),
-                        None => (1.0, path.within(allowed) <= allowed),
+                        None => (1.0, alone.cautious() <= allowed),
                     };
                     let rate = places / period as f64 / f64::from(plan.every.max(1));
                     stream.demand.add(rung, before + i, rate, fits);

@@ -98,6 +98,24 @@ fn the_next_batch_is_chosen_as_late_as_its_preprocess_allows() {
 }
 
 #[test]
+fn who_asks_late_is_told_to_ask_earlier() {
+    let mut p = planner(0, 10, &[1]);
+    let mut plan = Plan::default();
+    let mut ahead = |p: &mut Planner<u32>, round: u64, late: Nanos| {
+        let (now, free_at) = (SECOND + round * 100 * MILLI, SECOND + (round * 100 + 10) * MILLI);
+        p.arrive(0, 0, now, at(1000 + round * 100), 1);
+        let Next::WaitUntil(until) = p.plan(now, free_at, &mut plan) else { panic!("the device is busy") };
+        assert!(matches!(p.plan(until + late, free_at, &mut plan), Next::Run { .. }));
+        plan.clear();
+        free_at - until
+    };
+    let punctual = (0..30).map(|n| ahead(&mut p, n, 0)).last();
+    let late = (30..60).map(|n| ahead(&mut p, n, MILLI)).last();
+    assert_eq!(punctual, Some(MILLI / 10));
+    assert!(late.is_some_and(|l| l > MILLI && l < 2 * MILLI), "{late:?}");
+}
+
+#[test]
 fn infeasible_frames_are_shed_and_probes_heal_a_wrong_estimate() {
     let mut p = planner(0, 50, &[1]);
     assert_eq!(p.excess(0, 33 * MILLI), Some(17 * MILLI));

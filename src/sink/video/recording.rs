@@ -210,6 +210,7 @@ impl Recording {
         pipeline.add_many(&parts).map_err(|e| failed(&e.to_string()))?;
         gst::Element::link_many(&parts).map_err(|e| failed(&e.to_string()))?;
         let bus = pipeline.bus().ok_or_else(|| failed("the pipeline has no bus"))?;
+        crate::source::plugins::yields(&bus);
         let mut recording =
             Self { pipeline, source, bus, encoder: name, size, ended: false, path: path.display().to_string() };
         if recording.pipeline.set_state(gst::State::Playing).is_err() {
