@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    args.encoded, args.size, args.seconds, args.no_prediction = False, [640, 360], 10, True
+    args.clip, args.size, args.seconds, args.no_prediction = None, [640, 360], 10, True
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         (folder / "load.toml").write_text(load.pipeline(args, 1, load.FPS, "framegate", False))

@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    args.encoded, args.size, args.no_prediction = False, [640, 360], True
+    args.clip, args.size, args.no_prediction = None, [640, 360], True
     truth = [people(p) for p in sorted(args.pictures.glob("*.jpg"))]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

@@ -23,7 +23,7 @@ const SETTLE: Nanos = 100 * MILLI;
 /// Below this share of its time a device has room enough for any pattern of arrivals.
 const BUSY: f64 = 0.7;
 /// Going down stops where the device would be busy for less than this share of the time, and going up must leave it so.
-const ROOM: f64 = 0.93;
+const ROOM: f64 = 0.95;
 /// A stream stays at least this long where it is before it goes up.
 const HOLD: Nanos = 3 * SECOND / 2;
 /// The longest hold-down.
