@@ -33,7 +33,8 @@ def pipeline(args, streams: int, fps: float, policy: str, ladder: bool) -> str:
         if args.clip:
             text += f'uri = "file://{args.clip}"\npace = "live"\nloop = true\n'
             continue
-        text += f'uri = "test://pitch"\nfps = {fps:.3f}\nwidth = {args.size[0]}\nheight = {args.size[1]}\n'
+        text += f'uri = "test://pitch"\nencoded = false\nfps = {fps:.3f}\n'
+        text += f"width = {args.size[0]}\nheight = {args.size[1]}\n"
     text += f'[stage.detect]\nkind = "detect"\nmodel = "{args.model.resolve()}"\n'
     text += f'device = "{args.device}"\nthreads = {args.threads}\n[stage.track]\nkind = "track"\n'
     text += '[sink.out]\nkind = "jsonl"\npath = "results.jsonl"\n'

@@ -1,6 +1,7 @@
 //! The engine with stages and sinks of the test's own: every captured frame ends in exactly one outcome, whatever
 //! happens on the way.
 
+mod crops;
 mod parts;
 mod rungs;
 
