@@ -9,8 +9,8 @@
 //! | word | meaning |
 //! |---|---|
 //! | stream | one source's sequence of frames |
-//! | frame | one unit of work of a stream: a picture |
-//! | captured | when the frame's first byte reached this host, before jitter buffer and decoder |
+//! | frame | one unit of work of a stream: a picture, a block of samples |
+//! | captured | when the frame's first byte reached this host, before jitter buffer and decoder; a block of samples: its last one |
 //! | delivered | its record is sealed after the last stage and offered to the sinks' queues |
 //! | deadline | captured plus the stream's deadline |
 //! | stage | one step of the graph; it annotates frames, it never reorders a stream |
@@ -52,6 +52,7 @@
 //! * [`schedule`]: cost model, planner, ladder, admission, and a simulation of them. Pure: no threads, no clocks, no I/O.
 //! * [`source`], [`stage`], [`sink`]: components, each kind with its configuration beside it and one line in a registry.
 //! * [`infer`]: the fused pixel pass, ONNX Runtime sessions, model cards, output decoders.
+//! * [`signal`]: radio and sensor samples: formats, SigMF, spectra, channels, bursts, audio, Mode S. Pure, but for recordings.
 //! * [`config`]: the pipeline file: types, parsing, every error at once with its line.
 //! * [`telemetry`]: every metric, heartbeats, the run report, what systemd is told.
 //! * [`engine`]: builds the graph, owns the threads, runs, reloads and stops it. Nothing above knows it.
@@ -72,6 +73,7 @@ pub mod infer;
 pub mod issue;
 pub mod ring;
 pub mod schedule;
+pub mod signal;
 pub mod simulate;
 pub mod sink;
 pub mod source;

@@ -7,6 +7,7 @@ mod ledger;
 mod picture;
 mod record;
 mod rhythm;
+mod samples;
 
 pub use annotations::{Annotations, Attribute, Detection, RawTensor};
 pub use clock::Nanos;
@@ -16,6 +17,7 @@ pub use picture::{
 };
 pub use record::Record;
 pub use rhythm::{Beat, Rhythm};
+pub use samples::SampleBlock;
 
 use journey::Act;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! A decoded picture: planes of pixels that somebody else owns, and what is needed to read them right.
 
+use super::SampleBlock;
 use std::fmt;
 use std::sync::Arc;
 
@@ -151,6 +152,8 @@ impl PixelBuffer for OwnedPlanes {
 pub enum Payload {
     /// A picture.
     Picture(Arc<Picture>),
+    /// A block of samples.
+    Samples(Arc<SampleBlock>),
     /// Nothing: the payload was let go because nobody behind needs it.
     Empty,
 }
@@ -160,7 +163,15 @@ impl Payload {
     pub fn picture(&self) -> Option<&Arc<Picture>> {
         match self {
             Self::Picture(p) => Some(p),
-            Self::Empty => None,
+            Self::Samples(_) | Self::Empty => None,
+        }
+    }
+
+    /// The samples, if it is a block of them.
+    pub fn samples(&self) -> Option<&Arc<SampleBlock>> {
+        match self {
+            Self::Samples(s) => Some(s),
+            Self::Picture(_) | Self::Empty => None,
         }
     }
 }

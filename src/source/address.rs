@@ -1,7 +1,10 @@
 //! What an address in the pipeline file means.
 
+use super::recording::{Raw, Tape};
 use super::{Context, SourceConfig};
 use crate::issue::Issue;
+use crate::signal::SignalError;
+use crate::signal::samples::Format;
 use std::path::{Path, PathBuf};
 
 /// A source's origin, read from its `uri` or `launch`.
@@ -32,6 +35,11 @@ pub enum Address {
         /// Their files, in name order.
         files: Vec<PathBuf>,
     },
+    /// A recording of a radio receiver.
+    Samples {
+        /// What is played.
+        tape: Tape,
+    },
     /// A scene that framegate or GStreamer draws.
     Test {
         /// Its name.
@@ -45,9 +53,9 @@ pub enum Address {
 }
 
 /// The schemes there are.
-const SCHEMES: [&str; 7] = ["rtsp", "rtsps", "v4l2", "file", "http", "https", "test"];
+const SCHEMES: [&str; 9] = ["rtsp", "rtsps", "v4l2", "file", "http", "https", "test", "sigmf", "iqfile"];
 /// Those that only a later version reads.
-const RADIO: [&str; 7] = ["sigmf", "iqfile", "rtl_tcp", "soapy", "udp", "tcp", "audio"];
+const RADIO: [&str; 5] = ["rtl_tcp", "soapy", "udp", "tcp", "audio"];
 /// Ends of names of still pictures.
 const STILLS: [&str; 13] =
     ["jpg", "jpeg", "jpe", "png", "bmp", "webp", "tif", "tiff", "pgm", "ppm", "pbm", "pnm", "jp2"];
@@ -112,6 +120,8 @@ impl Address {
                 }
                 Ok(Self::V4l2 { device })
             }
+            "sigmf" => Self::sigmf(&unescape(rest), config.channel.unwrap_or(0), context),
+            "iqfile" => Self::raw(&unescape(rest), config, context),
             "test" => Ok(Self::Test { name: rest.trim_end_matches('/').to_owned() }),
             _ if RADIO.contains(&scheme) => {
                 Err(bad(format!("`{scheme}://` is a radio or data source, which this version does not read")))
@@ -123,6 +133,32 @@ impl Address {
                 };
                 Err(Box::new(Issue::error("uri", format!("unknown scheme `{scheme}://`")).help(help)))
             }
+        }
+    }
+
+    fn sigmf(text: &str, channel: usize, context: &Context) -> Result<Self, Box<Issue>> {
+        // What the two files' names have in common is enough.
+        let names = [text.to_owned(), format!("{text}.sigmf-meta")];
+        match names.iter().find_map(|name| context.find(Path::new(name))) {
+            Some(path) if !text.is_empty() => Ok(Self::Samples { tape: Tape::Sigmf(path, channel) }),
+            _ => Err(Box::new(absent(text, context))),
+        }
+    }
+
+    fn raw(text: &str, config: &SourceConfig, context: &Context) -> Result<Self, Box<Issue>> {
+        let lacks = |key: &str, help: &str| {
+            Box::new(Issue::error(key, format!("raw samples do not say their `{key}`")).help(help.to_owned()))
+        };
+        let form =
+            config.samples.as_deref().ok_or_else(|| lacks("samples", "samples = \"cu8\", \"cs16\", \"cf32\" …"))?;
+        let format: Format = form.parse().map_err(|e: SignalError| Box::new(Issue::error("samples", e.to_string())))?;
+        let rate = config.sample_rate.ok_or_else(|| lacks("sample_rate", "sample_rate = 2.4e6"))?;
+        match context.find(Path::new(text)).filter(|p| p.is_file()) {
+            Some(path) => {
+                let raw = Raw { format, rate, frequency: config.frequency };
+                Ok(Self::Samples { tape: Tape::Raw(path, raw) })
+            }
+            None => Err(Box::new(absent(text, context))),
         }
     }
 
@@ -157,13 +193,7 @@ impl Address {
             }
             return Ok(Self::Pictures { files });
         }
-        let tried = context.candidates(path);
-        let mut issue = Issue::error("uri", format!("{text} does not exist")).absent();
-        if tried.len() > 1 || !path.is_absolute() {
-            let tried: Vec<_> = tried.iter().map(|p| p.display().to_string()).collect();
-            issue = issue.help(format!("looked for {}", tried.join(", ")));
-        }
-        Err(Box::new(issue))
+        Err(Box::new(absent(text, context)))
     }
 
     /// A short name of the kind of source.
@@ -174,10 +204,24 @@ impl Address {
             Self::Http { .. } => "http",
             Self::File { .. } => "file",
             Self::Pictures { .. } => "pictures",
+            Self::Samples { tape: Tape::Sigmf(..) } => "sigmf",
+            Self::Samples { tape: Tape::Raw(..) } => "iqfile",
             Self::Test { .. } => "test",
             Self::Launch { .. } => "launch",
         }
     }
+}
+
+/// The issue for a file that is not there.
+fn absent(text: &str, context: &Context) -> Issue {
+    let path = Path::new(text);
+    let tried = context.candidates(path);
+    let issue = Issue::error("uri", format!("{text} does not exist")).absent();
+    if tried.len() <= 1 && path.is_absolute() {
+        return issue;
+    }
+    let tried: Vec<_> = tried.iter().map(|p| p.display().to_string()).collect();
+    issue.help(format!("looked for {}", tried.join(", ")))
 }
 
 /// Undoes percent encoding; text that is not valid UTF-8 afterwards is taken as it stands.

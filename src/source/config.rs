@@ -40,7 +40,7 @@ impl serde::Serialize for Secret {
 #[derive(Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
-    /// Address of the stream: `rtsp://`, `v4l2://`, `file://`, `http(s)://`, `test://`.
+    /// Address of the stream: `rtsp://`, `v4l2://`, `file://`, `http(s)://`, `test://`; of samples: `sigmf://`, `iqfile://`.
     #[serde(default)]
     pub uri: Option<String>,
     /// A GStreamer description that ends in raw video, in place of `uri`.
@@ -101,6 +101,24 @@ pub struct SourceConfig {
     /// What a V4L2 camera sends: `raw`, `mjpeg`, `h264` or `auto`. Default `auto`: raw, else MJPEG, else H.264.
     #[serde(default)]
     pub format: Option<CameraFormat>,
+    /// Form of raw samples, as SigMF names it (`cu8`, `ci16_le`, `cf32_le` …) or as radio tools do (`cs8`, `cs16`, `cf32`).
+    /// `iqfile://` only.
+    #[serde(default)]
+    pub samples: Option<String>,
+    /// Raw samples a second. `iqfile://` only: SigMF says it.
+    #[serde(default)]
+    pub sample_rate: Option<f64>,
+    /// Centre frequency of raw samples in Hz. `iqfile://` only: SigMF says it.
+    #[serde(default)]
+    pub frequency: Option<f64>,
+    /// Which channel of a recording with several, counted from 0. Default 0. `sigmf://` only.
+    #[serde(default)]
+    pub channel: Option<usize>,
+    /// Stream time of a block of samples, which is a frame. Default `50ms`. `sigmf://` and `iqfile://`.
+    #[serde(default, with = "span")]
+    #[schemars(with = "Option<String>")]
+    pub block: Option<Duration>,
+
     /// Whether a test scene goes through an H.264 encoder and decoder, as a camera's stream would. Default true.
     #[serde(default = "yes")]
     pub encoded: bool,
@@ -141,6 +159,11 @@ pub enum CameraFormat {
     /// H.264 made by the camera.
     H264,
 }
+
+/// Stream time of a block of samples.
+pub(super) const BLOCK: Duration = Duration::from_millis(50);
+/// Schemes of what is read from files.
+const FILES: [&str; 3] = ["file", "sigmf", "iqfile"];
 
 fn yes() -> bool {
     true
@@ -209,6 +232,11 @@ impl Default for SourceConfig {
             height: None,
             fps: None,
             format: None,
+            samples: None,
+            sample_rate: None,
+            frequency: None,
+            channel: None,
+            block: None,
             encoded: true,
             stall_timeout: three_seconds(),
             connect_timeout: five_seconds(),
@@ -253,7 +281,10 @@ impl SourceConfig {
 
     /// The pace that holds: the one that is set, else `fast` for a file without a deadline, else `live`.
     pub fn pace(&self, context: &Context) -> Pace {
-        let file = self.uri.as_deref().is_some_and(|u| u.starts_with("file://") || !u.contains("://"));
+        let file = self.uri.as_deref().is_some_and(|u| {
+            FILES.iter().any(|scheme| u.strip_prefix(scheme).is_some_and(|r| r.starts_with("://")))
+                || !u.contains("://")
+        });
         self.pace.unwrap_or(if file && !context.live { Pace::Fast } else { Pace::Live })
     }
 
@@ -286,9 +317,14 @@ impl SourceConfig {
         only("fps", self.fps.is_some(), &["v4l2", "test", "pictures"]);
         only("format", self.format.is_some(), &["v4l2"]);
         only("encoded", !self.encoded, &["test"]);
-        only("loop", self.repeat, &["file", "pictures"]);
+        only("samples", self.samples.is_some(), &["iqfile"]);
+        only("sample_rate", self.sample_rate.is_some(), &["iqfile"]);
+        only("frequency", self.frequency.is_some(), &["iqfile"]);
+        only("channel", self.channel.is_some(), &["sigmf"]);
+        only("block", self.block.is_some(), &["sigmf", "iqfile"]);
+        only("loop", self.repeat, &["file", "pictures", "sigmf", "iqfile"]);
         only("decoder", self.decoder.is_some(), &["rtsp", "v4l2", "http", "file", "test"]);
-        if self.pace == Some(Pace::Fast) && !matches!(kind, "file" | "pictures") {
+        if self.pace == Some(Pace::Fast) && !matches!(kind, "file" | "pictures" | "sigmf" | "iqfile") {
             issues.push(
                 Issue::error("pace", "only files can be read at fast pace: a live source has its own")
                     .help("leave `pace` out, or set it to \"live\""),
@@ -324,6 +360,11 @@ impl SourceConfig {
                         Issue::error("uri", format!("{} is not a picture that can be read", file.display()))
                             .help(format!("pictures are {}", still_formats())),
                     );
+                }
+            }
+            Address::Samples { tape } => {
+                if let Err((key, message)) = tape.check(self.block.unwrap_or(BLOCK)) {
+                    issues.push(Issue::error(key, message));
                 }
             }
             Address::Launch { description } => {

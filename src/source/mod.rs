@@ -20,6 +20,7 @@ mod pipe;
 pub mod plugins;
 mod pool;
 mod receiver;
+mod recording;
 mod rtp;
 mod rtsp;
 pub mod scene;
@@ -123,6 +124,10 @@ pub fn build(id: &str, config: &SourceConfig, context: &Context) -> Result<Box<d
         Address::Launch { description } => {
             let camera = front::Launch { description, live: true };
             Box::new(live::Live::new(&id, &config, camera))
+        }
+        Address::Samples { tape } => {
+            let (block, repeat) = (config.block.unwrap_or(config::BLOCK), config.repeat);
+            Box::new(recording::Recording { id, tape, pace, block, repeat })
         }
         Address::Test { name } if !scenes::exists(&name) => {
             return Err(error(format!("there is no test scene `{name}`; there are {}", scenes::names().join(", "))));

@@ -4,6 +4,7 @@
 //! engine overlaps ([`BatchStage`]). Each kind has one file or folder here with its typed configuration beside it, and
 //! one line in [`KINDS`].
 
+pub mod adsb;
 pub mod classify;
 mod crops;
 pub mod detect;
@@ -239,6 +240,14 @@ pub const KINDS: &[Kind] = &[
         "Keeps the detections that matter, by class, score, size and place.",
         Runs::Thread,
     ),
+    Kind {
+        keeps_state: true,
+        ..kind::<adsb::AdsbConfig>(
+            "adsb",
+            "Reads Mode S and ADS-B, what aircraft say on 1090 MHz, from samples.",
+            Runs::Thread,
+        )
+    },
     Kind {
         keeps_state: true,
         ..kind::<track::TrackConfig>("track", "Gives the same object the same id from frame to frame.", Runs::Thread)

@@ -86,8 +86,7 @@ impl Running {
 
     /// The next frame, delivered at once.
     pub fn next(&self, patience: Duration) -> Option<(Seen, Frame)> {
-        let frame = self.frames.recv_timeout(patience).ok()?;
-        frame.ticket.mark(Outcome::OnTime);
+        let frame = self.frame(patience)?;
         let picture = frame.payload.picture().expect("sources give pictures");
         let seen = Seen {
             seq: frame.ticket.seq,
@@ -99,6 +98,13 @@ impl Running {
             hash: 0,
         };
         Some((seen, frame))
+    }
+
+    /// The next frame of whatever kind, delivered at once.
+    pub fn frame(&self, patience: Duration) -> Option<Frame> {
+        let frame = self.frames.recv_timeout(patience).ok()?;
+        frame.ticket.mark(Outcome::OnTime);
+        Some(frame)
     }
 
     /// `n` frames, or fewer where the next does not come in time.

@@ -1,0 +1,7 @@
+//! The signal room: against recordings, against NumPy, against what no receiver would send.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod hostile;
+mod parity;
+mod recordings;
