@@ -9,6 +9,8 @@ mod intake;
 use bench::Bench;
 use common::shared_data;
 use framegate::frame::{SampleBlock, Signal};
+use framegate::signal::energy::estimate_floor;
+use framegate::signal::samples::Converter;
 use framegate::source::{Context, Pace, SourceConfig};
 use intake::Running;
 use serde_json::Value;
@@ -198,6 +200,46 @@ fn every_frame_of_the_aircraft_comes_out_of_the_example_and_no_other() {
         let streams = &bench.json(report)["streams"]["receiver"]["frames"];
         assert_eq!(streams["captured"], streams["on_time"]);
     }
+}
+
+/// Bursts of a recording, through the program.
+fn bursts(path: &Path, form: &str, rate: f64, keys: &str) -> Vec<(u64, u64)> {
+    let bench = Bench::new(&format!(
+        "[pipeline]\nname = \"bursts\"\ndeadline = \"none\"\n[source.a]\nuri = \"iqfile://{}\"\nsamples = \"{form}\"\n\
+         sample_rate = {rate:?}\nblock = \"3ms\"\n[stage.bursts]\nkind = \"energy\"\nsmooth = 8\n{keys}\n[sink.out]\n\
+         kind = \"jsonl\"\npath = \"out.jsonl\"\n",
+        path.display()
+    ));
+    bench.says(&["run", "yard.toml", "--http", "off"]);
+    let results = results(&bench, "out.jsonl");
+    let all = results["a"].iter().flat_map(|r| r["bursts"].as_array().expect("a list").clone());
+    all.map(|b| (b["start"].as_u64().expect("start"), b["length"].as_u64().expect("length"))).collect()
+}
+
+#[test]
+fn bursts_of_real_recordings_lie_where_their_messages_do() {
+    let Some(folder) = shared_data("rf/urh") else { return };
+    let near = |a: u64, b: u64| a.abs_diff(b) <= 8;
+    // Two of them begin within a burst: what is noise has to be said.
+    let floor = |path: &Path| {
+        let mut samples = Vec::new();
+        let form = "cf32".parse().expect("a form");
+        Converter::new(form).push(&std::fs::read(path).expect("readable"), &mut samples);
+        estimate_floor(&samples).expect("a floor")
+    };
+    let with_floor = |name: &str, hang: &str| {
+        let path = folder.join(name);
+        bursts(&path, "cf32", 1e6, &format!("hang = \"{hang}\"\nfloor = {:.2}", floor(&path)))
+    };
+    let ask = with_floor("ask.complex", "1200us");
+    assert!(ask.len() == 1 && near(ask[0].0, 462) && near(ask[0].0 + ask[0].1, 12012), "{ask:?}");
+    let fsk = with_floor("fsk.complex", "1ms");
+    assert!(fsk.len() == 1 && near(fsk[0].0, 0) && near(fsk[0].0 + fsk[0].1, 17743), "{fsk:?}");
+    // These begin with noise that the floor is learned from.
+    let remote = bursts(&folder.join("elektromaten.complex16s"), "cs8", 2e6, "hang = \"2400us\"");
+    assert!(remote.len() == 11 && near(remote[0].0, 32061) && near(remote[10].0, 1_139_567), "{remote:?}");
+    let saver = bursts(&folder.join("esaver.complex16s"), "cs8", 2e6, "hang = \"1ms\"");
+    assert_eq!(saver.len(), 3, "{saver:?}");
 }
 
 #[test]

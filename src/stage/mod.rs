@@ -9,7 +9,9 @@ pub mod classify;
 mod crops;
 pub mod detect;
 pub mod embed;
+pub mod energy;
 pub mod filter;
+mod listen;
 pub mod tensor;
 pub mod track;
 
@@ -247,6 +249,10 @@ pub const KINDS: &[Kind] = &[
             "Reads Mode S and ADS-B, what aircraft say on 1090 MHz, from samples.",
             Runs::Thread,
         )
+    },
+    Kind {
+        keeps_state: true,
+        ..kind::<energy::EnergyConfig>("energy", "Finds bursts in samples, above a tracked noise floor.", Runs::Thread)
     },
     Kind {
         keeps_state: true,

@@ -106,7 +106,7 @@ impl Default for TrackConfig {
     }
 }
 
-fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+pub(super) fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(d)?;
     humantime::parse_duration(&text)
         .map_err(|e| D::Error::custom(format!("`{text}` is no duration ({e}): write it as \"500ms\" or \"2s\"")))
