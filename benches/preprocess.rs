@@ -6,7 +6,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use framegate::frame::{Colorimetry, Matrix, Orientation, OwnedPlanes, Picture, PixelFormat, Range, Siting};
+use framegate::frame::{Picture, PixelFormat};
 use framegate::infer::preprocess::{ChannelOrder, Fit, InputSpec, Layout, Preprocessor, SimdLevel};
 use framegate::infer::tensor::DType;
 use opencv::core::{self, Mat, MatTraitConst, Scalar, Size};
@@ -22,21 +22,7 @@ fn picture(format: PixelFormat, width: u32, height: u32) -> Picture {
         PixelFormat::Nv12 => ([w, w, 0], vec![plane(w * h, 31), plane(w * h / 2, 17)]),
         _ => ([w, w / 2, w / 2], vec![plane(w * h, 31), plane(w * h / 4, 17), plane(w * h / 4, 7)]),
     };
-    Picture {
-        width,
-        height,
-        format,
-        strides,
-        color: Colorimetry {
-            matrix: Matrix::Bt709,
-            range: Range::Limited,
-            siting_x: Siting::Cosited,
-            siting_y: Siting::Centered,
-        },
-        pixel_aspect: (1, 1),
-        orientation: Orientation::default(),
-        buffer: Box::new(OwnedPlanes(planes)),
-    }
+    Picture::hd((width, height), format, strides, planes)
 }
 
 /// Colour conversion, scaling and padding as one writes them with OpenCV, with buffers that are used again.

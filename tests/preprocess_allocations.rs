@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout as Memory, System};
 use std::cell::Cell;
 
-use framegate::frame::{Colorimetry, Matrix, Orientation, OwnedPlanes, Picture, PixelFormat, Range, Siting};
+use framegate::frame::{Orientation, Picture, PixelFormat};
 use framegate::infer::preprocess::{ChannelOrder, Fit, InputSpec, Layout, Preprocessor, SimdLevel};
 use framegate::infer::tensor::DType;
 
@@ -50,21 +50,7 @@ fn allocations(work: impl FnOnce()) -> usize {
 
 fn picture(format: PixelFormat, width: u32, height: u32) -> Picture {
     let (w, h) = (width as usize, height as usize);
-    Picture {
-        width,
-        height,
-        format,
-        strides: [3 * w; 3],
-        color: Colorimetry {
-            matrix: Matrix::Bt709,
-            range: Range::Limited,
-            siting_x: Siting::Cosited,
-            siting_y: Siting::Centered,
-        },
-        pixel_aspect: (1, 1),
-        orientation: Orientation::default(),
-        buffer: Box::new(OwnedPlanes(vec![vec![90; 3 * w * h]; 3])),
-    }
+    Picture::hd((width, height), format, [3 * w; 3], vec![vec![90; 3 * w * h]; 3])
 }
 
 fn spec(layout: Layout, dtype: DType) -> InputSpec {

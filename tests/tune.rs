@@ -1,10 +1,12 @@
 //! `framegate tune` as its users see it: what it writes is what `check` accepts and `simulate` plans with.
 
+#[path = "common/bench.rs"]
+mod bench;
 mod common;
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::{Mutex, PoisonError};
 
 const PIPELINE: &str = r#"# The cameras in the yard.
@@ -32,13 +34,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 fn framegate(folder: &Path, arguments: &[&str]) -> Output {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let runtime = Path::new(env!("CARGO_MANIFEST_DIR")).join(".runtime/onnxruntime/libonnxruntime.so");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_framegate"));
-    command.current_dir(folder).args(arguments);
-    if std::env::var_os("ORT_DYLIB_PATH").is_none() {
-        command.env("ORT_DYLIB_PATH", runtime);
-    }
-    command.output().expect("runs")
+    bench::program(folder, arguments).output().expect("runs")
 }
 
 fn text(bytes: &[u8]) -> String {

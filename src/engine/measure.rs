@@ -4,10 +4,7 @@
 use super::device::{Typical, calibrate, shares};
 use super::{EngineError, graph};
 use crate::config::Pipeline;
-use crate::frame::{
-    Arrival, Colorimetry, Frame, Matrix, Nanos, Orientation, OwnedPlanes, Payload, Picture, PixelFormat, Range, Siting,
-    Stream, clock,
-};
+use crate::frame::{Arrival, Frame, Nanos, Payload, Picture, PixelFormat, Stream, clock};
 use crate::schedule::{Cost, Estimate, RungPlan, Site, Variant};
 use crate::stage::{Batch, BatchStage, BuildContext, Built, Execute, StageConfig, StageError};
 use std::sync::{Arc, Barrier};
@@ -186,21 +183,8 @@ fn around(stage: &dyn BatchStage, sessions: &mut [(Box<dyn Execute>, Batch)]) ->
 
 fn grey(width: usize, height: usize) -> Frame {
     let (w, h) = (width.div_ceil(2), height.div_ceil(2));
-    let picture = Picture {
-        width: width as u32,
-        height: height as u32,
-        format: PixelFormat::I420,
-        strides: [width, w, w],
-        color: Colorimetry {
-            matrix: Matrix::Bt709,
-            range: Range::Limited,
-            siting_x: Siting::Cosited,
-            siting_y: Siting::Centered,
-        },
-        pixel_aspect: (1, 1),
-        orientation: Orientation::default(),
-        buffer: Box::new(OwnedPlanes(vec![vec![126; width * height], vec![128; w * h], vec![128; w * h]])),
-    };
+    let planes = vec![vec![126; width * height], vec![128; w * h], vec![128; w * h]];
+    let picture = Picture::hd((width as u32, height as u32), PixelFormat::I420, [width, w, w], planes);
     let stream = Arc::new(Stream::new("measured", 0, None, 0, false));
     Frame::new(stream.capture(0), None, Arrival::default(), Payload::Picture(Arc::new(picture)))
 }

@@ -114,6 +114,25 @@ pub struct Picture {
 }
 
 impl Picture {
+    /// A picture in memory of its own, with the colours of HD video (BT.709, limited range), square pixels, upright.
+    pub fn hd(size: (u32, u32), format: PixelFormat, strides: [usize; 3], planes: Vec<Vec<u8>>) -> Self {
+        Self {
+            width: size.0,
+            height: size.1,
+            format,
+            strides,
+            color: Colorimetry {
+                matrix: Matrix::Bt709,
+                range: Range::Limited,
+                siting_x: Siting::Cosited,
+                siting_y: Siting::Centered,
+            },
+            pixel_aspect: (1, 1),
+            orientation: Orientation::default(),
+            buffer: Box::new(OwnedPlanes(planes)),
+        }
+    }
+
     /// Number of planes.
     pub fn planes(&self) -> usize {
         use PixelFormat::*;

@@ -1,6 +1,6 @@
 //! Samples of a radio or sensor stream.
 
-use crate::signal::Complex32;
+use num_complex::Complex32;
 
 /// A block of samples: what a frame of a radio or sensor stream carries.
 #[derive(Debug, Clone, PartialEq)]

@@ -103,7 +103,7 @@ pub enum Precision {
     /// As the model says.
     #[default]
     Fp32,
-    /// Multiplications in bfloat16 where the device has them (OpenVINO on CPUs with AMX). Faster, and not the same: on
+    /// Multiplications in bfloat16 where the device has them (OpenVINO on CPUs with AMX or AVX512-BF16). Faster, and not the same: on
     /// real pictures one or two in a hundred boxes with a score over 0.4 move or change their score by more than 0.05
     /// (FastestDet: five in a hundred). Measure your model before you use it.
     Bf16,

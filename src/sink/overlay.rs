@@ -254,31 +254,19 @@ fn darken(mat: &mut Mat, rows: i32) -> opencv::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{
-        Annotations, Attribute, Colorimetry, Matrix, Orientation, OwnedPlanes, Payload, PixelFormat, Range, Siting,
-        Stream,
-    };
+    use crate::frame::{Annotations, Attribute, Payload, PixelFormat, Stream};
     use opencv::core::MatTraitConstManual;
     use std::sync::Arc;
 
     fn picture(width: u32, height: u32, [y, u, v]: [u8; 3]) -> Picture {
         let (w, h) = (width as usize, height as usize);
         let (cw, ch) = (w.div_ceil(2), h.div_ceil(2));
-        Picture {
-            width,
-            height,
-            format: PixelFormat::I420,
-            strides: [w, cw, cw],
-            color: Colorimetry {
-                matrix: Matrix::Bt709,
-                range: Range::Limited,
-                siting_x: Siting::Cosited,
-                siting_y: Siting::Centered,
-            },
-            pixel_aspect: (1, 1),
-            orientation: Orientation::default(),
-            buffer: Box::new(OwnedPlanes(vec![vec![y; w * h], vec![u; cw * ch], vec![v; cw * ch]])),
-        }
+        Picture::hd(
+            (width, height),
+            PixelFormat::I420,
+            [w, cw, cw],
+            vec![vec![y; w * h], vec![u; cw * ch], vec![v; cw * ch]],
+        )
     }
 
     fn record(detections: Vec<Detection>) -> Record {

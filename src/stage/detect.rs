@@ -29,7 +29,7 @@ pub struct DetectConfig {
     /// Where it runs: auto, cpu, openvino, cuda:N, tensorrt:N. Default auto.
     #[serde(default)]
     pub device: Device,
-    /// Arithmetic: fp32 or, with device openvino on CPUs with AMX, bf16. Default fp32.
+    /// Arithmetic: fp32 or, with device openvino on CPUs that have it (AMX, AVX512-BF16), bf16. Default fp32.
     #[serde(default)]
     pub precision: Precision,
     /// Least score of a detection, 0 to 1. Default: the card's, else 0.35.

@@ -21,7 +21,7 @@ pub struct EmbedConfig {
     /// Where it runs: auto, cpu, openvino, cuda:N, tensorrt:N. Default auto.
     #[serde(default)]
     pub device: Device,
-    /// Arithmetic: fp32 or, with device openvino on CPUs with AMX, bf16. Default fp32.
+    /// Arithmetic: fp32 or, with device openvino on CPUs that have it (AMX, AVX512-BF16), bf16. Default fp32.
     #[serde(default)]
     pub precision: Precision,
     /// Labels of the detections to look at. Default: all.

@@ -1,8 +1,7 @@
 //! `energy`: finds bursts in streams of samples, above a noise floor that it tracks.
 
 use super::listen::{Listener, Listeners};
-use super::track::duration;
-use super::{BuildContext, Built, Stage, StageConfig, StageError};
+use super::{BuildContext, Built, Stage, StageConfig, StageError, duration};
 use crate::frame::Frame;
 use crate::issue::Issue;
 use crate::signal::energy::{self, Burst, Detector};

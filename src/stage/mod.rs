@@ -260,6 +260,14 @@ pub const KINDS: &[Kind] = &[
     },
 ];
 
+/// A duration in a stage's keys: `"500ms"`.
+fn duration<'de, D: serde::Deserializer<'de>>(d: D) -> Result<std::time::Duration, D::Error> {
+    let text = <String as serde::Deserialize>::deserialize(d)?;
+    humantime::parse_duration(&text).map_err(|e| {
+        serde::de::Error::custom(format!("`{text}` is no duration ({e}): write it as \"500ms\" or \"2s\""))
+    })
+}
+
 /// Makes a registry line from a configuration type.
 pub const fn kind<C>(name: &'static str, about: &'static str, runs: Runs) -> Kind
 where

@@ -28,7 +28,7 @@ pub struct TensorConfig {
     /// Where it runs: auto, cpu, openvino, cuda:N, tensorrt:N. Default auto.
     #[serde(default)]
     pub device: Device,
-    /// Arithmetic: fp32 or, with device openvino on CPUs with AMX, bf16. Default fp32.
+    /// Arithmetic: fp32 or, with device openvino on CPUs that have it (AMX, AVX512-BF16), bf16. Default fp32.
     #[serde(default)]
     pub precision: Precision,
     /// The part of the picture to look at: left, top, right, bottom, each 0 to 1 of the picture. Default: all of it.

@@ -7,6 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
 
+/// The program in a folder, not started.
+pub fn program(folder: &Path, arguments: &[&str]) -> Command {
+    let runtime = Path::new(env!("CARGO_MANIFEST_DIR")).join(".runtime/onnxruntime/libonnxruntime.so");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_framegate"));
+    command.args(arguments).current_dir(folder);
+    if std::env::var_os("ORT_DYLIB_PATH").is_none() && runtime.exists() {
+        command.env("ORT_DYLIB_PATH", runtime);
+    }
+    command
+}
+
 /// A folder with the pipeline in it.
 pub struct Bench(TempDir);
 
@@ -32,12 +43,8 @@ impl Bench {
 
     /// The program in the folder, not started.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let runtime = Path::new(env!("CARGO_MANIFEST_DIR")).join(".runtime/onnxruntime/libonnxruntime.so");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_framegate"));
-        command.args(arguments).current_dir(self.0.path()).env("RUST_LOG", "warn");
-        if std::env::var_os("ORT_DYLIB_PATH").is_none() && runtime.exists() {
-            command.env("ORT_DYLIB_PATH", runtime);
-        }
+        let mut command = program(self.0.path(), arguments);
+        command.env("RUST_LOG", "warn");
         command
     }
 

@@ -2,10 +2,7 @@
 
 use super::super::{Failure, count};
 use anyhow::Context as _;
-use framegate::frame::{
-    Annotations, Arrival, Colorimetry, Detection, Frame, Matrix, Orientation, Outcome, OwnedPlanes, Payload, Picture,
-    PixelFormat, Range, Siting, Stream,
-};
+use framegate::frame::{Annotations, Arrival, Detection, Frame, Outcome, Payload, Picture, PixelFormat, Stream};
 use framegate::source::scene::{PlanesMut, Scene, SceneConfig};
 use framegate::source::{decode_still, is_still};
 use framegate::stage::{BuildContext, Built, StageConfig, StageError};
@@ -86,21 +83,7 @@ fn drawn(seed: u64) -> Result<Picture, StageError> {
         let strides = [width, width / 2, width / 2];
         scene.draw(0, &mut PlanesMut::new(SCENE, [y, u, v], strides).map_err(failed)?).map_err(failed)?;
     }
-    Ok(Picture {
-        width: width as u32,
-        height: height as u32,
-        format: PixelFormat::I420,
-        strides: [width, width / 2, width / 2],
-        color: Colorimetry {
-            matrix: Matrix::Bt709,
-            range: Range::Limited,
-            siting_x: Siting::Cosited,
-            siting_y: Siting::Centered,
-        },
-        pixel_aspect: (1, 1),
-        orientation: Orientation::default(),
-        buffer: Box::new(OwnedPlanes(planes)),
-    })
+    Ok(Picture::hd((width as u32, height as u32), PixelFormat::I420, [width, width / 2, width / 2], planes))
 }
 
 /// What a stage writes on each of the pictures.

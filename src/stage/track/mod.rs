@@ -8,13 +8,13 @@ pub mod assignment;
 pub mod motion;
 mod tracker;
 
-use super::{BuildContext, Built, Stage, StageConfig, StageError};
+use super::{BuildContext, Built, Stage, StageConfig, StageError, duration};
 use crate::frame::clock::{MILLI, SECOND};
 use crate::frame::{Frame, Nanos};
 use crate::issue::Issue;
 use motion::Noise;
 use parking_lot::Mutex;
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::Deserialize;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -104,12 +104,6 @@ impl Default for TrackConfig {
             motion: Noise::default(),
         }
     }
-}
-
-pub(super) fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(d)?;
-    humantime::parse_duration(&text)
-        .map_err(|e| D::Error::custom(format!("`{text}` is no duration ({e}): write it as \"500ms\" or \"2s\"")))
 }
 
 impl StageConfig for TrackConfig {
