@@ -2,7 +2,7 @@
 //! `framegate simulate`.
 
 use super::device::{Typical, calibrate, shares};
-use super::{EngineError, graph};
+use super::{EngineError, plan};
 use crate::config::Pipeline;
 use crate::frame::{Arrival, Frame, Nanos, Payload, Picture, PixelFormat, Stream, clock};
 use crate::schedule::{Cost, Estimate, RungPlan, Site, Variant};
@@ -72,7 +72,7 @@ impl MeasuredStage {
 pub fn pipeline(pipeline: &Pipeline, patience: Duration) -> Result<Vec<MeasuredStage>, EngineError> {
     let mut out = Vec::new();
     for entry in &pipeline.stages {
-        let context = graph::context(pipeline, &entry.id);
+        let context = plan::context(pipeline, &entry.id);
         let failed = |e: StageError| EngineError::Unusable(format!("stage `{}`: {e}", entry.id));
         let mut ways: Vec<(usize, Measured)> = Vec::new();
         let mut rungs = Vec::new();

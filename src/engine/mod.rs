@@ -12,6 +12,7 @@ mod graph;
 mod inbox;
 pub mod measure;
 mod outlet;
+mod plan;
 mod sinks;
 mod streams;
 mod supervisor;
@@ -320,7 +321,7 @@ fn describe(pipeline: &Pipeline, telemetry: &Telemetry) {
     telemetry.set_rungs(&pipeline.rungs.iter().map(|r| r.name.clone()).collect::<Vec<_>>());
     telemetry.note_pipeline(&pipeline.sha256);
     for stage in &pipeline.stages {
-        let context = graph::context(pipeline, &stage.id);
+        let context = plan::context(pipeline, &stage.id);
         for (name, sha256) in (0..=stage.variants.len()).flat_map(|way| stage.way(way).models(&context)) {
             telemetry.note_model(&name, &sha256);
         }

@@ -1,7 +1,7 @@
 //! The sinks' threads and queues.
 
 use super::outlet::SinkPort;
-use super::{EngineError, graph};
+use super::{EngineError, plan};
 use crate::config::{Pipeline, SinkEntry};
 use crate::frame::Record;
 use crate::ring::{self, WhenFull};
@@ -73,7 +73,7 @@ fn start(
 ) -> Result<(SinkPort, Arc<JoinHandle<()>>), EngineError> {
     let sink = entry
         .config
-        .open(&graph::context(pipeline, &entry.id))
+        .open(&plan::context(pipeline, &entry.id))
         .map_err(|e| EngineError::Failed(format!("sink `{}`: {e}", entry.id)))?;
     let (tx, rx) = ring::ring(entry.queue.max(1), when_full);
     let meter = telemetry.sink(&entry.id);
