@@ -17,7 +17,7 @@ pub use picture::{
 };
 pub use record::Record;
 pub use rhythm::{Beat, Rhythm};
-pub use samples::SampleBlock;
+pub use samples::{Gap, GapCause, SampleBlock, SampleTime};
 
 use journey::Act;
 use std::sync::Arc;

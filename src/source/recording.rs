@@ -206,7 +206,7 @@ impl Recording {
             next = player.read(length, &mut behind)?;
             let last = next.is_none() && !self.repeat;
             let samples = std::mem::replace(&mut samples, behind);
-            let block = SampleBlock { samples, rate, frequency, position, last };
+            let block = SampleBlock { samples, rate, frequency, position, last, gap: None, time: None };
             at = block.end();
             if self.pace == Pace::Live {
                 let due = start + time(at);
