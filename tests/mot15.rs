@@ -20,7 +20,7 @@ fn track(folder: &Path) -> Vec<mot::Row> {
         line.trim().parse().expect("a number")
     };
     let (fps, frames) = (number("frameRate"), number("seqLength"));
-    let context = BuildContext { id: "track".into(), search: Vec::new(), fps: fps as f64, live: false, threads: 1 };
+    let context = BuildContext { id: "track".into(), fps: fps as f64, live: false, ..Default::default() };
     let config = stage::from_toml("track", "").expect("defaults");
     assert!(config.check(&context).is_empty(), "the defaults are sound");
     let Ok(Built::Stage(make)) = config.build(&context) else { panic!("track is a plain stage") };

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 const LONG: Duration = Duration::from_secs(20);
 
 fn context(id: &str) -> BuildContext {
-    BuildContext { id: id.into(), search: Vec::new(), fps: 30.0, live: true, threads: 1 }
+    BuildContext { id: id.into(), ..Default::default() }
 }
 
 fn open(kind: &str, text: &str) -> Box<dyn Sink> {

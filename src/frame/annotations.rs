@@ -66,6 +66,17 @@ pub struct RawTensor {
     pub data: Arc<[f32]>,
 }
 
+/// A matrix that a stage made of samples for the stages behind it. Results do not carry it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Feature {
+    /// Rows and columns.
+    pub shape: [usize; 2],
+    /// Its values, row by row.
+    pub data: Arc<[f32]>,
+    /// Positions in the stream, in samples, of the first sample that it was made of and of the one behind the last.
+    pub samples: [u64; 2],
+}
+
 /// Everything that stages wrote on a frame of one branch.
 #[derive(Debug, Clone, Default)]
 pub struct Annotations {
@@ -73,6 +84,8 @@ pub struct Annotations {
     pub detections: Option<Vec<Detection>>,
     /// Raw outputs, by stage id.
     pub tensors: BTreeMap<Arc<str>, Vec<RawTensor>>,
+    /// Matrices for the stages behind, by stage id, in the order of their samples.
+    pub features: BTreeMap<Arc<str>, Vec<Feature>>,
     /// What other stages say, under their own key in the result.
     pub extra: BTreeMap<Arc<str>, Value>,
 }
@@ -107,6 +120,7 @@ impl Annotations {
             (Some(_), None) => {}
         }
         self.tensors.extend(other.tensors);
+        self.features.extend(other.features);
         self.extra.extend(other.extra);
     }
 }

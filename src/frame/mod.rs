@@ -9,7 +9,7 @@ mod record;
 mod rhythm;
 mod samples;
 
-pub use annotations::{Annotations, Attribute, Detection, RawTensor};
+pub use annotations::{Annotations, Attribute, Detection, Feature, RawTensor};
 pub use clock::Nanos;
 pub use ledger::{Counts, FailReason, Ledger, Outcome, ShedReason, Signal, Stream, Ticket};
 pub use picture::{

@@ -7,7 +7,7 @@ use super::SignalError;
 use serde::{Deserialize, Serialize};
 
 /// How Hz become mel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Formula {
     /// Linear below 1 kHz, logarithmic above; the default of most audio libraries.

@@ -27,7 +27,7 @@ pub enum Level {
 }
 
 /// What a tile is normalised over. A row or tile without any spread becomes zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Normalise {
     /// Nothing.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::f64::consts::TAU;
 
 /// A window function.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Window {
     /// All ones: the narrowest peak, and leakage everywhere.

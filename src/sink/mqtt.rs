@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     fn issues(text: &str) -> Vec<String> {
-        let context = BuildContext { id: "mqtt".into(), search: Vec::new(), fps: 30.0, live: true, threads: 1 };
+        let context = BuildContext { id: "mqtt".into(), ..Default::default() };
         let config: MqttConfig = toml::from_str(text).unwrap();
         config.check(&context).into_iter().map(|i| i.key).collect()
     }

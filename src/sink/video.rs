@@ -317,7 +317,7 @@ mod tests {
     use super::*;
 
     fn issues(text: &str) -> Vec<(String, Severity)> {
-        let context = BuildContext { id: "rec".into(), search: Vec::new(), fps: 30.0, live: true, threads: 1 };
+        let context = BuildContext { id: "rec".into(), ..Default::default() };
         let config: VideoConfig = toml::from_str(text).unwrap();
         config.check(&context).into_iter().map(|i| (i.key, i.severity)).collect()
     }

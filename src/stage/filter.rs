@@ -275,7 +275,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn context() -> BuildContext {
-        BuildContext { id: "filter".into(), search: Vec::new(), fps: 30.0, live: true, threads: 1 }
+        BuildContext { id: "filter".into(), ..Default::default() }
     }
 
     fn picture(width: u32, height: u32) -> Payload {

@@ -1,7 +1,7 @@
 //! What stages that listen to streams of samples share: a listener for each stream, told of gaps and of the end.
 
 use super::StageError;
-use crate::frame::Frame;
+use crate::frame::{Frame, Nanos, SampleBlock};
 use crate::signal::{Complex32, SignalError};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,6 +10,9 @@ use std::collections::hash_map::Entry;
 pub(super) trait Listener {
     /// What it hears.
     type Heard;
+
+    /// Its stream begins, or goes on behind a gap, with this block, whose last sample was captured at `at`.
+    fn begin(&mut self, _block: &SampleBlock, _at: Nanos) {}
 
     /// Takes samples in.
     fn push(&mut self, samples: &[Complex32], heard: &mut Vec<Self::Heard>);
@@ -57,12 +60,11 @@ impl<L: Listener> Listeners<L> {
         }
         let known = match self.0.entry(index) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(free) => free.insert(Known {
-                listener: new(block.rate).map_err(|e| StageError::new(e.to_string()))?,
-                rate: block.rate,
-                origin: block.position,
-                next: block.position,
-            }),
+            Entry::Vacant(free) => {
+                let mut listener = new(block.rate).map_err(|e| StageError::new(e.to_string()))?;
+                listener.begin(block, frame.ticket.captured);
+                free.insert(Known { listener, rate: block.rate, origin: block.position, next: block.position })
+            }
         };
         let mut heard = Vec::new();
         if known.next != block.position {
@@ -70,6 +72,7 @@ impl<L: Listener> Listeners<L> {
             known.listener.finish(&mut heard);
             heard.iter_mut().for_each(|h| L::shift(h, known.origin));
             known.origin = block.position;
+            known.listener.begin(block, frame.ticket.captured);
         }
         let before = heard.len();
         known.listener.push(&block.samples, &mut heard);

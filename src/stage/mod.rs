@@ -12,6 +12,8 @@ pub mod embed;
 pub mod energy;
 pub mod filter;
 mod listen;
+pub mod spectrogram;
+pub mod spectrum;
 pub mod tensor;
 pub mod track;
 
@@ -131,6 +133,13 @@ pub struct BuildContext {
     pub live: bool,
     /// Cores that inference may use.
     pub threads: usize,
+}
+
+impl Default for BuildContext {
+    /// No id, the working directory, 30 frames a second with deadlines, one core.
+    fn default() -> Self {
+        Self { id: "".into(), search: vec![PathBuf::from(".")], fps: 30.0, live: true, threads: 1 }
+    }
 }
 
 impl BuildContext {
@@ -253,6 +262,15 @@ pub const KINDS: &[Kind] = &[
     Kind {
         keeps_state: true,
         ..kind::<energy::EnergyConfig>("energy", "Finds bursts in samples, above a tracked noise floor.", Runs::Thread)
+    },
+    kind::<spectrum::SpectrumConfig>("spectrum", "Computes averaged power spectra of samples.", Runs::Thread),
+    Kind {
+        keeps_state: true,
+        ..kind::<spectrogram::SpectrogramConfig>(
+            "spectrogram",
+            "Makes pictures of samples, bands over time, as networks take them.",
+            Runs::Thread,
+        )
     },
     Kind {
         keeps_state: true,

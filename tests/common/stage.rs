@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// A context for a stage `id` that looks for files in `search`.
 pub fn context(id: &str, search: Vec<PathBuf>, live: bool) -> BuildContext {
-    BuildContext { id: id.into(), search, fps: 30.0, live, threads: 2 }
+    BuildContext { id: id.into(), search, live, threads: 2, ..Default::default() }
 }
 
 /// A stage's configuration from TOML text.

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 const FRAME: Nanos = SECOND / 30;
 
 fn context() -> BuildContext {
-    BuildContext { id: "track".into(), search: Vec::new(), fps: 30.0, live: true, threads: 1 }
+    BuildContext { id: "track".into(), ..Default::default() }
 }
 
 fn maker(toml: &str) -> Box<dyn Fn() -> Result<Box<dyn Stage>, StageError> + Send + Sync> {
