@@ -8,7 +8,7 @@ use std::sync::Arc;
 const FRAME: u64 = 1_000_000_000 / 30;
 
 fn tracker() -> Box<dyn Stage> {
-    let context = BuildContext { id: "track".into(), search: Vec::new(), fps: 30.0, live: true, threads: 1 };
+    let context = BuildContext { id: "track".into(), ..Default::default() };
     let built = stage::from_toml("track", "").and_then(|config| config.build(&context));
     match built {
         Ok(Built::Stage(make)) => make().unwrap_or_else(|e| panic!("{e}")),

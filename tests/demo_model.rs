@@ -123,9 +123,9 @@ fn the_demonstration_model_finds_what_its_card_says() {
     let context = BuildContext {
         id: "detect".into(),
         search: vec![models()],
-        fps: 30.0,
         live: false,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
+        ..Default::default()
     };
     let config = from_toml("detect", "model = 'pitch.toml'\ndevice = 'cpu'\nthreshold = 0.01").unwrap();
     let Built::Batch(stage) = config.build(&context).unwrap() else { panic!("detect runs in batches") };

@@ -4,6 +4,7 @@
 use super::document::{Key, TABLES, Value, ordered, plain};
 use super::findings::{Findings, Place, suggest};
 use super::graph::{self, Ids, Node};
+use super::joins;
 use super::rungs::{self, Base};
 use super::schema::{
     self, HttpTable, PipelineTable, SINK_KEYS, SOURCE_KEYS, STAGE_KEYS, SinkCommon, SourceCommon, StageCommon,
@@ -85,6 +86,7 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             n => n,
         },
+        exchange: Arc::default(),
     };
 
     let sources = named_tables(source, "source", findings);
@@ -98,7 +100,7 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
     report_clashes([&sources, &stages, &sinks], findings);
 
     let source_ids = ids(&sources);
-    let sources: Vec<_> = sources
+    let mut sources: Vec<_> = sources
         .into_iter()
         .filter_map(|(id, table)| read_source(id, table, &settings, &file.search, findings))
         .collect();
@@ -127,7 +129,12 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
     }
     let mut stage_nodes: Vec<Node> = stages.iter_mut().map(|s| std::mem::take(&mut s.node)).collect();
     let mut sink_nodes: Vec<Node> = sinks.iter_mut().map(|s| std::mem::take(&mut s.node)).collect();
+    let joins: Vec<Arc<str>> = bases.iter().filter(|b| b.kind.name == "join").map(|b| b.id.clone()).collect();
+    for node in &mut stage_nodes {
+        node.hands_over = joins.contains(&node.id);
+    }
     let order = graph::resolve(&source_ids, &mut stage_nodes, &mut sink_nodes, findings);
+    joins::resolve(&mut sources, &source_ids, &stage_nodes, &joins, findings);
     if sink_nodes.is_empty() {
         findings
             .warning(Place::new(0..0, "sink"), "there is no sink: results go nowhere")
@@ -308,7 +315,8 @@ fn read_source<'i>(
     let config = section.read(&known, findings, SourceConfig::deserialize);
     let deadline = common?.deadline.map_or(settings.deadline, |d| d.0);
     let config = config?;
-    let context = Context { search: search.to_vec(), fps: settings.fps, live: deadline.is_some() };
+    let context =
+        Context { search: search.to_vec(), fps: settings.fps, live: deadline.is_some(), ..Context::default() };
     section.report(config.check(&context), findings);
     advice::source(&section, &config, deadline, findings);
     Some(SourceEntry { id, deadline, config })
@@ -316,7 +324,14 @@ fn read_source<'i>(
 
 /// `from` and its place.
 fn node(id: &Arc<str>, section: &Section<'_>, from: Option<Vec<Spanned<String>>>) -> Node {
-    Node { id: Arc::clone(id), head: section.head(), from_place: section.place("from"), from, takes: Vec::new() }
+    Node {
+        id: Arc::clone(id),
+        head: section.head(),
+        from_place: section.place("from"),
+        from,
+        hands_over: false,
+        takes: Vec::new(),
+    }
 }
 
 /// A missing or unknown kind: nothing else of the table can be judged.

@@ -16,6 +16,8 @@ pub(super) struct Node {
     pub(super) from_place: Place,
     /// `from` as written.
     pub(super) from: Option<Vec<Spanned<String>>>,
+    /// What it makes does not go on as frames only: nobody need take its results.
+    pub(super) hands_over: bool,
     /// `from` as meant; filled by [`resolve`].
     pub(super) takes: Vec<Arc<str>>,
 }
@@ -141,7 +143,7 @@ fn report_unused(sources: &Ids, stages: &[Node], sinks: &[Node], findings: &mut 
         return;
     }
     for stage in stages {
-        if !taken(&stage.id) {
+        if !taken(&stage.id) && !stage.hands_over {
             findings
                 .warning(stage.head.clone(), format!("no stage and no sink takes the results of stage `{}`", stage.id))
                 .help(format!("name `{}` in a sink's `from`, or remove the stage", stage.id));

@@ -17,6 +17,7 @@ mod diagnostics;
 mod document;
 mod findings;
 mod graph;
+mod joins;
 mod rungs;
 mod schema;
 mod secrets;

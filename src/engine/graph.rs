@@ -9,6 +9,7 @@ use super::threads::{self, Placement};
 use super::worker::{Factory, Worker};
 use super::{EngineError, sinks};
 use crate::config::{AtRung, Pipeline};
+use crate::frame::exchange::Exchange;
 use crate::frame::{Frame, Nanos, Stream};
 use crate::ring::{self, Bell, Sender, WhenFull};
 use crate::schedule::trace::{Setup, Taped};
@@ -56,6 +57,8 @@ pub struct Graph {
 pub struct Parts<'a> {
     /// The pipeline file.
     pub pipeline: &'a Pipeline,
+    /// Where its streams meet.
+    pub exchange: &'a Arc<Exchange>,
     /// Sinks that are open.
     pub sinks: &'a sinks::Sinks,
     /// The process's measurements.
@@ -95,7 +98,7 @@ impl Graph {
                 id: entry.id.clone(),
                 from: entry.from.clone(),
                 placement: plan::placement(pipeline, entry),
-                plan: plan::plan(pipeline, entry)?,
+                plan: plan::plan(pipeline, parts.exchange, entry)?,
             });
         }
         for source in &pipeline.sources {

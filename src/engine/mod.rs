@@ -20,6 +20,7 @@ mod threads;
 mod worker;
 
 use crate::config::{Admission, Pipeline, SourceEntry};
+use crate::frame::exchange::Exchange;
 use crate::frame::{Nanos, Signal, Stream};
 use crate::schedule::admission;
 use crate::source::Intake;
@@ -56,6 +57,8 @@ pub enum State {
 /// A running pipeline.
 pub struct Engine {
     pipeline: Pipeline,
+    /// Where its streams meet; sources keep it over a reload, and so does the engine.
+    exchange: Arc<Exchange>,
     telemetry: Arc<Telemetry>,
     health: Arc<Health>,
     supervisor: Arc<Supervisor>,
@@ -83,9 +86,11 @@ impl Engine {
     pub fn start(pipeline: Pipeline, telemetry: Arc<Telemetry>, health: Arc<Health>) -> Result<Self, EngineError> {
         let supervisor = Arc::new(Supervisor::default());
         describe(&pipeline, &telemetry);
-        let sinks = Sinks::open(&pipeline, &telemetry, None)?;
+        let exchange = Arc::default();
+        let sinks = Sinks::open(&pipeline, &exchange, &telemetry, None)?;
         let parts = Parts {
             pipeline: &pipeline,
+            exchange: &exchange,
             sinks: &sinks,
             telemetry: &telemetry,
             health: &health,
@@ -93,6 +98,7 @@ impl Engine {
         };
         let graph = Graph::start(&parts)?;
         let mut engine = Self {
+            exchange,
             telemetry,
             health,
             supervisor,
@@ -189,7 +195,7 @@ impl Engine {
         let meter: Arc<StreamMeter> = self.telemetry.stream(&stream);
         let (rings, held) = self.graph.open(&stream, fast, &meter, terms);
         let intake = Arc::new(Intake::new(stream.clone(), rings, held));
-        match streams::Running::start(&self.pipeline, entry, intake, meter) {
+        match streams::Running::start(&self.pipeline, &self.exchange, entry, intake, meter) {
             Ok(running) => self.sources.push(running),
             Err(reason) => {
                 stream.set_signal(Signal::Broken(reason.clone()));
@@ -242,9 +248,10 @@ impl Engine {
     /// # Errors
     /// What of the new file cannot be used; the old pipeline goes on.
     pub fn reload(&mut self, pipeline: Pipeline) -> Result<(), EngineError> {
-        let sinks = Sinks::open(&pipeline, &self.telemetry, Some(&self.sinks))?;
+        let sinks = Sinks::open(&pipeline, &self.exchange, &self.telemetry, Some(&self.sinks))?;
         let parts = Parts {
             pipeline: &pipeline,
+            exchange: &self.exchange,
             sinks: &sinks,
             telemetry: &self.telemetry,
             health: &self.health,
@@ -321,7 +328,7 @@ fn describe(pipeline: &Pipeline, telemetry: &Telemetry) {
     telemetry.set_rungs(&pipeline.rungs.iter().map(|r| r.name.clone()).collect::<Vec<_>>());
     telemetry.note_pipeline(&pipeline.sha256);
     for stage in &pipeline.stages {
-        let context = plan::context(pipeline, &stage.id);
+        let context = plan::context(pipeline, &Arc::default(), &stage.id);
         for (name, sha256) in (0..=stage.variants.len()).flat_map(|way| stage.way(way).models(&context)) {
             telemetry.note_model(&name, &sha256);
         }

@@ -6,6 +6,7 @@ use super::threads::Placement;
 use super::worker::Factory;
 use crate::config::{AtRung, Pipeline, StageEntry};
 use crate::frame::Nanos;
+use crate::frame::exchange::Exchange;
 use crate::schedule::RungPlan;
 use crate::schedule::sim::Feed;
 use crate::stage::{BatchStage, BuildContext, Built, StageError};
@@ -16,7 +17,7 @@ use std::time::Duration;
 const CALIBRATION: Duration = Duration::from_millis(2500);
 
 /// What a component of this pipeline may know when it is built.
-pub(super) fn context(pipeline: &Pipeline, id: &Arc<str>) -> BuildContext {
+pub(super) fn context(pipeline: &Pipeline, exchange: &Arc<Exchange>, id: &Arc<str>) -> BuildContext {
     BuildContext {
         id: id.clone(),
         search: pipeline.search.clone(),
@@ -27,6 +28,7 @@ pub(super) fn context(pipeline: &Pipeline, id: &Arc<str>) -> BuildContext {
         } else {
             pipeline.cpus.len()
         },
+        exchange: exchange.clone(),
     }
 }
 
@@ -62,8 +64,8 @@ pub(super) fn placement(pipeline: &Pipeline, entry: &StageEntry) -> Placement {
 }
 
 /// Builds the ways of running a stage that its rungs ask for.
-pub(super) fn plan(pipeline: &Pipeline, entry: &StageEntry) -> Result<Plan, EngineError> {
-    let context = context(pipeline, &entry.id);
+pub(super) fn plan(pipeline: &Pipeline, exchange: &Arc<Exchange>, entry: &StageEntry) -> Result<Plan, EngineError> {
+    let context = context(pipeline, exchange, &entry.id);
     let at: Vec<AtRung> = (0..pipeline.rungs.len().max(1)).map(|rung| entry.at(rung)).collect();
     // Only the ways that some rung takes, numbered anew.
     let mut used: Vec<usize> = at.iter().filter_map(|a| a.variant).collect();

@@ -4,6 +4,7 @@ use super::outlet::SinkPort;
 use super::{EngineError, plan};
 use crate::config::{Pipeline, SinkEntry};
 use crate::frame::Record;
+use crate::frame::exchange::Exchange;
 use crate::ring::{self, WhenFull};
 use crate::sink::Sink;
 use crate::telemetry::{SinkMeter, Telemetry};
@@ -34,7 +35,12 @@ impl Sinks {
     ///
     /// # Errors
     /// A sink that cannot be used.
-    pub fn open(pipeline: &Pipeline, telemetry: &Arc<Telemetry>, before: Option<&Self>) -> Result<Self, EngineError> {
+    pub fn open(
+        pipeline: &Pipeline,
+        exchange: &Arc<Exchange>,
+        telemetry: &Arc<Telemetry>,
+        before: Option<&Self>,
+    ) -> Result<Self, EngineError> {
         let mut sinks = Vec::new();
         let when_full = if pipeline.sources.iter().all(|s| s.deadline.is_none()) {
             // Offline nothing may be lost: a slow sink slows the reading down.
@@ -47,7 +53,7 @@ impl Sinks {
             let kept = before.and_then(|b| b.0.iter().find(|r| r.id == entry.id && r.settings == settings));
             let (port, thread) = match kept {
                 Some(r) => (r.port.clone(), r.thread.clone()),
-                None => start(pipeline, entry, telemetry, when_full)?,
+                None => start(pipeline, exchange, entry, telemetry, when_full)?,
             };
             sinks.push(Running { id: entry.id.clone(), from: entry.from.clone(), settings, port, thread });
         }
@@ -67,13 +73,14 @@ impl Sinks {
 
 fn start(
     pipeline: &Pipeline,
+    exchange: &Arc<Exchange>,
     entry: &SinkEntry,
     telemetry: &Arc<Telemetry>,
     when_full: WhenFull,
 ) -> Result<(SinkPort, Arc<JoinHandle<()>>), EngineError> {
     let sink = entry
         .config
-        .open(&plan::context(pipeline, &entry.id))
+        .open(&plan::context(pipeline, exchange, &entry.id))
         .map_err(|e| EngineError::Failed(format!("sink `{}`: {e}", entry.id)))?;
     let (tx, rx) = ring::ring(entry.queue.max(1), when_full);
     let meter = telemetry.sink(&entry.id);

@@ -1,6 +1,7 @@
 //! The sources' threads: each runs its source until the stream ends, and starts it again where it panicked.
 
 use crate::config::{Pipeline, SourceEntry};
+use crate::frame::exchange::Exchange;
 use crate::frame::{Signal, Stream};
 use crate::source::{self, Intake, Pace, SourceConfig};
 use crate::telemetry::StreamMeter;
@@ -23,19 +24,27 @@ pub struct Running {
     /// Its measurements: a stream is listed as long as its source belongs to the pipeline.
     pub meter: Arc<StreamMeter>,
     /// What it was started with: a reload keeps a source that has not changed.
-    pub settings: String,
+    pub settings: Settings,
     /// Reads as fast as frames are taken.
     pub fast: bool,
     thread: JoinHandle<()>,
 }
 
-/// What a source is started with, as text to compare.
-pub fn settings(entry: &SourceEntry) -> String {
-    format!("{:?} {:?}", entry.deadline, entry.config)
+/// What a source is started with.
+pub type Settings = (Option<Duration>, SourceConfig);
+
+/// What this source is started with.
+pub fn settings(entry: &SourceEntry) -> Settings {
+    (entry.deadline, entry.config.clone())
 }
 
 fn context(pipeline: &Pipeline, entry: &SourceEntry) -> source::Context {
-    source::Context { search: pipeline.search.clone(), fps: pipeline.fps, live: entry.deadline.is_some() }
+    source::Context {
+        search: pipeline.search.clone(),
+        fps: pipeline.fps,
+        live: entry.deadline.is_some(),
+        ..source::Context::default()
+    }
 }
 
 /// Whether the source reads as fast as frames are taken.
@@ -50,11 +59,12 @@ impl Running {
     /// The source cannot be used, or the system gives no more threads.
     pub fn start(
         pipeline: &Pipeline,
+        exchange: &Arc<Exchange>,
         entry: &SourceEntry,
         intake: Arc<Intake>,
         meter: Arc<StreamMeter>,
     ) -> Result<Self, String> {
-        let context = context(pipeline, entry);
+        let context = source::Context { exchange: exchange.clone(), ..context(pipeline, entry) };
         // Built once here, so that what can never work is said before anything runs.
         let first = source::build(&entry.id, &entry.config, &context).map_err(|e| e.to_string())?;
         let (id, config) = (entry.id.clone(), entry.config.clone());

@@ -2,6 +2,8 @@
 
 mod annotations;
 pub mod clock;
+pub mod exchange;
+mod joined;
 pub mod journey;
 mod ledger;
 mod picture;
@@ -11,6 +13,7 @@ mod samples;
 
 pub use annotations::{Annotations, Attribute, Detection, Feature, RawTensor};
 pub use clock::Nanos;
+pub use joined::{Joined, Missing, Seat};
 pub use ledger::{Counts, FailReason, Ledger, Outcome, ShedReason, Signal, Stream, Ticket};
 pub use picture::{
     Colorimetry, Matrix, Orientation, OwnedPlanes, Payload, Picture, PixelBuffer, PixelFormat, Range, Siting,

@@ -1,6 +1,6 @@
 //! A decoded picture: planes of pixels that somebody else owns, and what is needed to read them right.
 
-use super::SampleBlock;
+use super::{Joined, SampleBlock};
 use std::fmt;
 use std::sync::Arc;
 
@@ -173,6 +173,8 @@ pub enum Payload {
     Picture(Arc<Picture>),
     /// A block of samples.
     Samples(Arc<SampleBlock>),
+    /// What several streams have of the same time.
+    Joined(Arc<Joined>),
     /// Nothing: the payload was let go because nobody behind needs it.
     Empty,
 }
@@ -182,7 +184,7 @@ impl Payload {
     pub fn picture(&self) -> Option<&Arc<Picture>> {
         match self {
             Self::Picture(p) => Some(p),
-            Self::Samples(_) | Self::Empty => None,
+            Self::Samples(_) | Self::Joined(_) | Self::Empty => None,
         }
     }
 
@@ -190,7 +192,15 @@ impl Payload {
     pub fn samples(&self) -> Option<&Arc<SampleBlock>> {
         match self {
             Self::Samples(s) => Some(s),
-            Self::Picture(_) | Self::Empty => None,
+            Self::Picture(_) | Self::Joined(_) | Self::Empty => None,
+        }
+    }
+
+    /// What several streams have, if it is that.
+    pub fn joined(&self) -> Option<&Arc<Joined>> {
+        match self {
+            Self::Joined(j) => Some(j),
+            Self::Picture(_) | Self::Samples(_) | Self::Empty => None,
         }
     }
 }

@@ -40,6 +40,11 @@ pub enum Address {
         /// What is played.
         tape: Tape,
     },
+    /// What a stage of kind `join` hands over.
+    Join {
+        /// The stage's id.
+        name: String,
+    },
     /// A scene that framegate or GStreamer draws.
     Test {
         /// Its name.
@@ -53,7 +58,7 @@ pub enum Address {
 }
 
 /// The schemes there are.
-const SCHEMES: [&str; 9] = ["rtsp", "rtsps", "v4l2", "file", "http", "https", "test", "sigmf", "iqfile"];
+const SCHEMES: [&str; 10] = ["rtsp", "rtsps", "v4l2", "file", "http", "https", "test", "sigmf", "iqfile", "join"];
 /// Those that only a later version reads.
 const RADIO: [&str; 5] = ["rtl_tcp", "soapy", "udp", "tcp", "audio"];
 /// Ends of names of still pictures.
@@ -122,6 +127,11 @@ impl Address {
             }
             "sigmf" => Self::sigmf(&unescape(rest), config.channel.unwrap_or(0), context),
             "iqfile" => Self::raw(&unescape(rest), config, context),
+            "join" if rest.is_empty() => {
+                let help = "uri = \"join://ID\" with the id of a stage of kind `join`";
+                Err(Box::new(Issue::error("uri", "no stage is named").help(help)))
+            }
+            "join" => Ok(Self::Join { name: rest.to_owned() }),
             "test" => Ok(Self::Test { name: rest.trim_end_matches('/').to_owned() }),
             _ if RADIO.contains(&scheme) => {
                 Err(bad(format!("`{scheme}://` is a radio or data source, which this version does not read")))
@@ -206,6 +216,7 @@ impl Address {
             Self::Pictures { .. } => "pictures",
             Self::Samples { tape: Tape::Sigmf(..) } => "sigmf",
             Self::Samples { tape: Tape::Raw(..) } => "iqfile",
+            Self::Join { .. } => "join",
             Self::Test { .. } => "test",
             Self::Launch { .. } => "launch",
         }

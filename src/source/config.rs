@@ -40,7 +40,8 @@ impl serde::Serialize for Secret {
 #[derive(Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
-    /// Address of the stream: `rtsp://`, `v4l2://`, `file://`, `http(s)://`, `test://`; of samples: `sigmf://`, `iqfile://`.
+    /// Address of the stream: `rtsp://`, `v4l2://`, `file://`, `http(s)://`, `test://`; of samples: `sigmf://`, `iqfile://`; of several
+    /// streams: `join://`.
     #[serde(default)]
     pub uri: Option<String>,
     /// A GStreamer description that ends in raw video, in place of `uri`.
@@ -119,6 +120,22 @@ pub struct SourceConfig {
     #[schemars(with = "Option<String>")]
     pub block: Option<Duration>,
 
+    /// The sources that are joined, in this order. Default: all whose frames reach the stage. `join://` only.
+    #[serde(default)]
+    pub stations: Option<Vec<String>>,
+    /// How far apart in time frames may be that belong together. Default `50ms`. `join://` only.
+    #[serde(default, with = "span")]
+    #[schemars(with = "Option<String>")]
+    pub tolerance: Option<Duration>,
+    /// How long after its last sample a frame waits for other stations; then it goes on without them. Default: half of
+    /// the deadline, `1s` without one. `join://` only.
+    #[serde(default, with = "span")]
+    #[schemars(with = "Option<String>")]
+    pub wait: Option<Duration>,
+    /// Fewest stations that make a frame; with fewer there is none. Default 1. `join://` only.
+    #[serde(default)]
+    pub least: Option<usize>,
+
     /// Whether a test scene goes through an H.264 encoder and decoder, as a camera's stream would. Default true.
     #[serde(default = "yes")]
     pub encoded: bool,
@@ -162,8 +179,8 @@ pub enum CameraFormat {
 
 /// Stream time of a block of samples.
 pub(super) const BLOCK: Duration = Duration::from_millis(50);
-/// Schemes of what is read from files.
-const FILES: [&str; 3] = ["file", "sigmf", "iqfile"];
+/// Schemes of what is read from files, or made of what is.
+const FILES: [&str; 4] = ["file", "sigmf", "iqfile", "join"];
 
 fn yes() -> bool {
     true
@@ -237,6 +254,10 @@ impl Default for SourceConfig {
             frequency: None,
             channel: None,
             block: None,
+            stations: None,
+            tolerance: None,
+            wait: None,
+            least: None,
             encoded: true,
             stall_timeout: three_seconds(),
             connect_timeout: five_seconds(),
@@ -322,9 +343,13 @@ impl SourceConfig {
         only("frequency", self.frequency.is_some(), &["iqfile"]);
         only("channel", self.channel.is_some(), &["sigmf"]);
         only("block", self.block.is_some(), &["sigmf", "iqfile"]);
+        only("stations", self.stations.is_some(), &["join"]);
+        only("tolerance", self.tolerance.is_some(), &["join"]);
+        only("wait", self.wait.is_some(), &["join"]);
+        only("least", self.least.is_some(), &["join"]);
         only("loop", self.repeat, &["file", "pictures", "sigmf", "iqfile"]);
         only("decoder", self.decoder.is_some(), &["rtsp", "v4l2", "http", "file", "test"]);
-        if self.pace == Some(Pace::Fast) && !matches!(kind, "file" | "pictures" | "sigmf" | "iqfile") {
+        if self.pace == Some(Pace::Fast) && !matches!(kind, "file" | "pictures" | "sigmf" | "iqfile" | "join") {
             issues.push(
                 Issue::error("pace", "only files can be read at fast pace: a live source has its own")
                     .help("leave `pace` out, or set it to \"live\""),
@@ -338,6 +363,18 @@ impl SourceConfig {
                 Issue::error("decoder", format!("there is no GStreamer element `{name}` on this machine"))
                     .help(super::plugins::advice(name)),
             );
+        }
+        if let Some(stations) = &self.stations {
+            let twice = stations.iter().enumerate().find(|(n, s)| stations[..*n].contains(s));
+            if let Some((_, station)) = twice {
+                issues.push(Issue::error("stations", format!("station `{station}` is named twice")));
+            }
+            if stations.is_empty() {
+                issues.push(Issue::error("stations", "no station is named"));
+            }
+        }
+        if self.least == Some(0) {
+            issues.push(Issue::error("least", "a frame has at least 1 station"));
         }
         self.check_numbers(&mut issues);
         match &address {

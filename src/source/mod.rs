@@ -12,6 +12,7 @@ mod decode;
 mod file;
 mod front;
 mod glob;
+mod join;
 mod launch;
 mod live;
 mod pace;
@@ -31,6 +32,7 @@ pub use config::{CameraFormat, Secret, SourceConfig, Transport, redact};
 pub use pipe::abandoned;
 pub use stills::{decode as decode_still, readable as is_still};
 
+use crate::frame::exchange::Exchange;
 use crate::frame::{FailReason, Frame, Nanos, Outcome, Signal, Stream, Ticket, clock};
 use crate::ring::{Pushed, Sender};
 use address::Address;
@@ -69,12 +71,14 @@ pub struct Context {
     pub fps: f64,
     /// Whether its frames have deadlines.
     pub live: bool,
+    /// Where streams of the pipeline meet.
+    pub exchange: Arc<Exchange>,
 }
 
 impl Default for Context {
     /// The working directory, 30 frames per second, with deadlines.
     fn default() -> Self {
-        Self { search: vec![PathBuf::from(".")], fps: 30.0, live: true }
+        Self { search: vec![PathBuf::from(".")], fps: 30.0, live: true, exchange: Arc::default() }
     }
 }
 
@@ -129,6 +133,7 @@ pub fn build(id: &str, config: &SourceConfig, context: &Context) -> Result<Box<d
             let (block, repeat) = (config.block.unwrap_or(config::BLOCK), config.repeat);
             Box::new(recording::Recording { id, tape, pace, block, repeat })
         }
+        Address::Join { name } => Box::new(join::Join::new(&id, &config, pace, context.exchange.place(&name).take())),
         Address::Test { name } if !scenes::exists(&name) => {
             return Err(error(format!("there is no test scene `{name}`; there are {}", scenes::names().join(", "))));
         }

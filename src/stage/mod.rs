@@ -11,6 +11,7 @@ pub mod detect;
 pub mod embed;
 pub mod energy;
 pub mod filter;
+pub mod join;
 mod listen;
 pub mod spectrogram;
 pub mod spectrum;
@@ -18,6 +19,7 @@ pub mod tensor;
 pub mod track;
 
 use crate::frame::Frame;
+use crate::frame::exchange::Exchange;
 use crate::infer::input::PictureInput;
 use crate::issue::Issue;
 use serde::de::DeserializeOwned;
@@ -133,12 +135,15 @@ pub struct BuildContext {
     pub live: bool,
     /// Cores that inference may use.
     pub threads: usize,
+    /// Where streams of the pipeline meet.
+    pub exchange: Arc<Exchange>,
 }
 
 impl Default for BuildContext {
     /// No id, the working directory, 30 frames a second with deadlines, one core.
     fn default() -> Self {
-        Self { id: "".into(), search: vec![PathBuf::from(".")], fps: 30.0, live: true, threads: 1 }
+        let exchange = Arc::default();
+        Self { id: "".into(), search: vec![PathBuf::from(".")], fps: 30.0, live: true, threads: 1, exchange }
     }
 }
 
@@ -269,6 +274,14 @@ pub const KINDS: &[Kind] = &[
         ..kind::<spectrogram::SpectrogramConfig>(
             "spectrogram",
             "Makes pictures of samples, bands over time, as networks take them.",
+            Runs::Thread,
+        )
+    },
+    Kind {
+        keeps_state: true,
+        ..kind::<join::JoinConfig>(
+            "join",
+            "Hands frames over, to be joined with those of other streams by a `join://` source.",
             Runs::Thread,
         )
     },
