@@ -4,6 +4,7 @@ use super::InferError;
 use super::decode::DecodeCard;
 use super::preprocess::{ChannelOrder, Fit, Layout};
 use super::tensor::DType;
+use crate::signal::world::World;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -39,6 +40,29 @@ pub struct Card {
     pub input: InputCard,
     /// What the outputs of a detector mean.
     pub decode: Option<DecodeCard>,
+    /// What a locator was trained on.
+    pub locator: Option<LocatorCard>,
+}
+
+/// What a model that locates transmitters was trained on, and what its confidence means.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LocatorCard {
+    /// The world's file (JSON), relative to the card: where its stations are, and in which order.
+    pub world: PathBuf,
+    /// The model's confidence is the probability that the transmitter is nearer than this to the position, metres.
+    pub within_m: f64,
+}
+
+impl LocatorCard {
+    /// Reads the world; its file is looked for beside `beside`, the card.
+    ///
+    /// # Errors
+    /// The world's file and what is wrong with it.
+    pub fn world(&self, beside: Option<&Path>) -> Result<World, InferError> {
+        let path = beside.and_then(Path::parent).unwrap_or(Path::new("")).join(&self.world);
+        World::read(&path).map_err(|e| InferError::Card(format!("the locator's world {e}")))
+    }
 }
 
 /// Names of classes.
@@ -350,6 +374,12 @@ impl Card {
         if let Some(d) = &card.decode {
             d.check().map_err(|why| at_key("[decode]", why))?;
         }
+        if let Some(locator) = &card.locator {
+            if !(locator.within_m > 0.0 && locator.within_m.is_finite()) {
+                return Err(at_key("within_m", "within_m must be above 0 and finite".into()));
+            }
+            locator.world(Some(path)).map_err(|e| at_key("world", e.to_string()))?;
+        }
         Ok(card)
     }
 }
@@ -425,6 +455,22 @@ mod tests {
         assert!(e.contains("reg_max"), "{e}");
         let e = card("\n[decode]\nfamily = \"yolox\"\nstrides = [0]\n").unwrap_err();
         assert!(e.contains("m.toml:2: ") && e.contains("strides"), "{e}");
+    }
+
+    #[test]
+    fn a_locator_says_its_world() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        let world = folder.join("locator.world.json").display().to_string();
+        let good = card(&format!("[locator]\nworld = {world:?}\nwithin_m = 1000.0\n")).unwrap().locator.unwrap();
+        assert_eq!(good.world(None).unwrap().stations.len(), 5);
+        let e = card(&format!("[locator]\nworld = {world:?}\nwithin_m = 0\n")).unwrap_err();
+        assert!(e.contains("m.toml:3: within_m"), "{e}");
+        let e = card("[locator]\nwithin_m = 1000\nworld = \"nowhere.json\"\n").unwrap_err();
+        assert!(e.contains("m.toml:3: ") && e.contains("nowhere.json"), "{e}");
+        let e = card("[locator]\nwithin_m = 1000\nworld = \"m.toml\"\n").unwrap_err();
+        assert!(e.contains("m.toml:3: ") && e.contains("line 1"), "{e}");
+        let e = card("[locator]\nwithin = 1000\n").unwrap_err();
+        assert!(e.contains("m.toml:2: ") && e.contains("within"), "{e}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Radio and sensor samples: formats, recordings, spectra, channels, bursts, audio, Mode S.
 //!
-//! A pure room: no threads, no clocks, no input or output beyond recordings ([`sigmf`]). Samples are [`Complex32`] with
+//! A pure room: no threads, no clocks, no input or output beyond recordings ([`sigmf`]) and worlds ([`world`]). Samples are [`Complex32`] with
 //! full scale 1.0; real streams have an imaginary part of zero. Frequencies are in Hz, relative to the centre of the
 //! stream unless a name says otherwise; positions and lengths are counted in samples from the start of the stream.
 //!
@@ -21,6 +21,7 @@
 //! | [`energy`] | bursts above a tracked noise floor |
 //! | [`demod`] | AM, FM, SSB to audio |
 //! | [`mode_s`] | Mode S and ADS-B frames |
+//! | [`world`] | stations, hills and a transmitter: the world that the locator is trained in |
 
 pub mod blocks;
 pub mod channelize;
@@ -37,6 +38,7 @@ pub mod spectrogram;
 pub mod spectrum;
 pub mod tile;
 pub mod window;
+pub mod world;
 
 pub use num_complex::Complex32;
 
