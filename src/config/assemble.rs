@@ -129,12 +129,16 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
     }
     let mut stage_nodes: Vec<Node> = stages.iter_mut().map(|s| std::mem::take(&mut s.node)).collect();
     let mut sink_nodes: Vec<Node> = sinks.iter_mut().map(|s| std::mem::take(&mut s.node)).collect();
-    let joins: Vec<Arc<str>> = bases.iter().filter(|b| b.kind.name == "join").map(|b| b.id.clone()).collect();
+    let handing: joins::Handing = stages
+        .iter()
+        .zip(&stage_nodes)
+        .filter_map(|(stage, node)| Some((node.id.clone(), stage.config.as_ref()?.hands_over()?)))
+        .collect();
     for node in &mut stage_nodes {
-        node.hands_over = joins.contains(&node.id);
+        node.hands_over = handing.iter().any(|(id, _)| *id == node.id);
     }
     let order = graph::resolve(&source_ids, &mut stage_nodes, &mut sink_nodes, findings);
-    joins::resolve(&mut sources, &source_ids, &stage_nodes, &joins, findings);
+    joins::resolve(&mut sources, &source_ids, &stage_nodes, &handing, findings);
     if sink_nodes.is_empty() {
         findings
             .warning(Place::new(0..0, "sink"), "there is no sink: results go nowhere")

@@ -4,7 +4,7 @@
 use super::device::{Typical, calibrate, shares};
 use super::{EngineError, plan};
 use crate::config::Pipeline;
-use crate::frame::{Arrival, Frame, Nanos, Payload, Picture, PixelFormat, Stream, clock};
+use crate::frame::{Arrival, Frame, Nanos, Stream, clock};
 use crate::schedule::{Cost, Estimate, RungPlan, Site, Variant};
 use crate::stage::{Batch, BatchStage, BuildContext, Built, Execute, StageConfig, StageError};
 use std::sync::{Arc, Barrier};
@@ -158,10 +158,11 @@ pub fn stage(
     }))
 }
 
-/// Median spans of preparing and of finishing a grey picture of 1280×720.
+/// Median spans of preparing and of finishing an example of what the stage takes.
 fn around(stage: &dyn BatchStage, sessions: &mut [(Box<dyn Execute>, Batch)]) -> Result<(Nanos, Nanos), StageError> {
     let Some((executor, batch)) = sessions.first_mut() else { return Ok((0, 0)) };
-    let mut frame = grey(1280, 720);
+    let stream = Arc::new(Stream::new("measured", 0, None, 0, false));
+    let mut frame = Frame::new(stream.capture(0), None, Arrival::default(), stage.example());
     let (mut prepares, mut finishes) = (Vec::new(), Vec::new());
     for _ in 0..9 {
         let begun = clock::now();
@@ -179,14 +180,6 @@ fn around(stage: &dyn BatchStage, sessions: &mut [(Box<dyn Execute>, Batch)]) ->
         v[v.len() / 2]
     };
     Ok((median(prepares), median(finishes)))
-}
-
-fn grey(width: usize, height: usize) -> Frame {
-    let (w, h) = (width.div_ceil(2), height.div_ceil(2));
-    let planes = vec![vec![126; width * height], vec![128; w * h], vec![128; w * h]];
-    let picture = Picture::hd((width as u32, height as u32), PixelFormat::I420, [width, w, w], planes);
-    let stream = Arc::new(Stream::new("measured", 0, None, 0, false));
-    Frame::new(stream.capture(0), None, Arrival::default(), Payload::Picture(Arc::new(picture)))
 }
 
 /// The devices of these stages: those that share one are listed together, by their places.

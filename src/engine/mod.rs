@@ -87,6 +87,7 @@ impl Engine {
         let supervisor = Arc::new(Supervisor::default());
         describe(&pipeline, &telemetry);
         let exchange = Arc::default();
+        expect(&pipeline, &exchange);
         let sinks = Sinks::open(&pipeline, &exchange, &telemetry, None)?;
         let parts = Parts {
             pipeline: &pipeline,
@@ -248,6 +249,7 @@ impl Engine {
     /// # Errors
     /// What of the new file cannot be used; the old pipeline goes on.
     pub fn reload(&mut self, pipeline: Pipeline) -> Result<(), EngineError> {
+        expect(&pipeline, &self.exchange);
         let sinks = Sinks::open(&pipeline, &self.exchange, &self.telemetry, Some(&self.sinks))?;
         let parts = Parts {
             pipeline: &pipeline,
@@ -324,6 +326,11 @@ impl Engine {
 }
 
 /// Notes for metrics and report which pipeline runs.
+/// Sources that take from stages are told of before any stage gives.
+fn expect(pipeline: &Pipeline, exchange: &Exchange) {
+    pipeline.sources.iter().filter_map(|s| s.config.meets()).for_each(|place| exchange.expect(place));
+}
+
 fn describe(pipeline: &Pipeline, telemetry: &Telemetry) {
     telemetry.set_rungs(&pipeline.rungs.iter().map(|r| r.name.clone()).collect::<Vec<_>>());
     telemetry.note_pipeline(&pipeline.sha256);

@@ -49,11 +49,25 @@ impl Exchange {
     pub fn place(&self, name: &str) -> Arc<Place> {
         self.0.lock().entry(name.to_owned()).or_default().clone()
     }
+
+    /// Somebody will come to take at this place: what is handed over before waits for them.
+    pub fn expect(&self, name: &str) {
+        let place = self.place(name);
+        let mut state = place.state.lock();
+        if matches!(state.taker, Taker::None | Taker::Gone) {
+            state.taker = Taker::Expected;
+        }
+    }
+
+    /// Whether somebody takes at this place, or will.
+    pub fn expected(&self, name: &str) -> bool {
+        self.0.lock().get(name).is_some_and(|p| matches!(p.state.lock().taker, Taker::Expected | Taker::Here(_)))
+    }
 }
 
 /// What waits at one place, at most: beyond it the oldest is given up, or whoever hands over waits.
 const ROOM: usize = 64;
-/// How long an offline giver waits for somebody who takes.
+/// How long an offline giver waits for somebody who is expected.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One place: givers on one side, a taker on the other.
@@ -75,10 +89,13 @@ struct State {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 enum Taker {
-    /// Nobody has come yet.
+    /// Nobody takes here.
     #[default]
     None,
+    /// Somebody will.
+    Expected,
     Here(u64),
+    /// They went.
     Gone,
 }
 
@@ -120,7 +137,7 @@ impl Place {
     /// Somebody takes here from now on; what waited for an earlier taker is given up.
     pub fn take(self: &Arc<Self>) -> TakerHere {
         let mut state = self.state.lock();
-        if state.taker != Taker::None {
+        if state.taker != Taker::Expected {
             state.waiting.clear();
         }
         let id = state.next;
@@ -145,8 +162,8 @@ pub struct Giver {
 }
 
 impl Giver {
-    /// Hands over. Live streams never wait: the oldest that waits is given up where there is no room. Offline a giver
-    /// waits for room, and a few seconds for somebody to come at all.
+    /// Hands over, if there is somebody who takes. Live streams never wait: the oldest that waits is given up where there
+    /// is no room. Offline a giver waits for room, and a few seconds for those who are expected.
     pub fn hand(&self, handed: Handed) {
         let mut state = self.place.state.lock();
         if let Some(me) = state.givers.iter_mut().find(|g| g.id == self.id) {
@@ -155,14 +172,15 @@ impl Giver {
         }
         if self.blocks {
             let end = Instant::now() + PATIENCE;
-            while state.waiting.len() >= ROOM && state.taker != Taker::Gone {
-                let came = state.taker != Taker::None;
-                if self.place.changed.wait_for(&mut state, PATIENCE / 50).timed_out() && !came && Instant::now() > end {
-                    break;
+            while state.waiting.len() >= ROOM && matches!(state.taker, Taker::Here(_) | Taker::Expected) {
+                self.place.changed.wait_for(&mut state, PATIENCE / 50);
+                if state.taker == Taker::Expected && Instant::now() > end {
+                    state.taker = Taker::Gone;
+                    state.waiting.clear();
                 }
             }
         }
-        if state.taker == Taker::Gone {
+        if matches!(state.taker, Taker::None | Taker::Gone) {
             return;
         }
         if state.waiting.len() >= ROOM {
@@ -266,6 +284,8 @@ mod tests {
         let exchange = Exchange::default();
         let giver = exchange.place("a").give(false);
         let stream = stream("s", 0);
+        giver.hand(handed(&stream, 7));
+        exchange.expect("a");
         for at in 0..ROOM as Nanos + 3 {
             giver.hand(handed(&stream, at));
         }

@@ -114,6 +114,13 @@ pub struct Picture {
 }
 
 impl Picture {
+    /// A grey picture of this width and height, in I420.
+    pub fn grey(width: usize, height: usize) -> Self {
+        let (w, h) = (width.div_ceil(2), height.div_ceil(2));
+        let planes = vec![vec![126; width * height], vec![128; w * h], vec![128; w * h]];
+        Self::hd((width as u32, height as u32), PixelFormat::I420, [width, w, w], planes)
+    }
+
     /// A picture in memory of its own, with the colours of HD video (BT.709, limited range), square pixels, upright.
     pub fn hd(size: (u32, u32), format: PixelFormat, strides: [usize; 3], planes: Vec<Vec<u8>>) -> Self {
         Self {

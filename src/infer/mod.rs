@@ -17,6 +17,7 @@ pub mod preprocess;
 pub mod recognise;
 pub mod runtime;
 pub mod session;
+pub mod sessions;
 pub mod tensor;
 
 use std::path::PathBuf;

@@ -8,6 +8,7 @@ use super::input::PictureInput;
 use super::model::{ModelInfo, Opened, RunOn, open};
 use super::preprocess::{ChannelOrder, InputSpec, Preprocessor, Region};
 use super::session::{Buffers, Plan, Slot};
+use super::sessions::Sessions;
 use super::tensor::Geometry;
 use crate::frame::Picture;
 use parking_lot::Mutex;
@@ -15,13 +16,8 @@ use std::sync::Arc;
 
 /// A model that takes pictures, on its device.
 pub struct PictureModel {
-    named: Named,
-    on: RunOn,
-    device: Device,
+    sessions: Sessions,
     input: PictureInput,
-    plan: Arc<Plan>,
-    /// The session that was opened to look at the model, for the first slot.
-    first: Mutex<Option<Slot>>,
     preprocessors: Mutex<Vec<Preprocessor>>,
 }
 
@@ -60,22 +56,18 @@ impl PictureModel {
         let spec = &input.spec;
         let plan = Plan::new(&input.info, &opened.info.outputs, spec.dtype, spec.layout, channels, max_batch)
             .map_err(|e| InferError::Model { path: named.file.clone(), why: e.to_string() })?;
-        let plan = Arc::new(plan);
-        let device = opened.device;
-        let first = Mutex::new(Some(Slot::new(opened, plan.clone())?));
-        // Later slots go where the first went, without trying anything again.
-        let on = RunOn { device, ..on };
-        Ok(Self { named, on, device, input, plan, first, preprocessors: Mutex::new(Vec::new()) })
+        let sessions = Sessions::new(named, on, opened, Arc::new(plan), (spec.width, spec.height))?;
+        Ok(Self { sessions, input, preprocessors: Mutex::new(Vec::new()) })
     }
 
     /// The device it runs on.
     pub fn device(&self) -> Device {
-        self.device
+        self.sessions.device()
     }
 
     /// Batch sizes, ascending from 1.
     pub fn batches(&self) -> &[usize] {
-        self.plan.batches()
+        self.sessions.batches()
     }
 
     /// The picture input.
@@ -85,7 +77,7 @@ impl PictureModel {
 
     /// The model as the pipeline file names it.
     pub fn named(&self) -> &Named {
-        &self.named
+        self.sessions.named()
     }
 
     fn largest(&self) -> (usize, usize) {
@@ -97,8 +89,8 @@ impl PictureModel {
     /// # Errors
     /// It cannot be allocated.
     pub fn batch(&self) -> Result<PictureBatch, InferError> {
-        let most = self.plan.batches().last().copied().unwrap_or(1);
-        Ok(PictureBatch { buffers: Buffers::new(self.plan.clone(), self.largest())?, places: vec![None; most] })
+        let most = self.batches().last().copied().unwrap_or(1);
+        Ok(PictureBatch { buffers: self.sessions.buffers()?, places: vec![None; most] })
     }
 
     /// Another session, warmed up for every batch size.
@@ -106,30 +98,15 @@ impl PictureModel {
     /// # Errors
     /// The model or the device cannot be used.
     pub fn slot(&self) -> Result<Slot, InferError> {
-        let mut slot = match self.first.lock().take() {
-            Some(slot) => slot,
-            None => Slot::new(open(&self.named.file, self.on)?, self.plan.clone())?,
-        };
-        let mut batch = self.batch()?;
-        slot.warm(&mut batch.buffers, self.largest())?;
-        Ok(slot)
+        self.sessions.slot()
     }
 
-    /// Runs the session once on a black picture and lets `look` see the outputs; the session stays for the first slot.
+    /// Runs a session once on a black picture and lets `look` see the outputs.
     ///
     /// # Errors
     /// As for a run.
-    pub fn probe<T>(&self, look: impl FnOnce(&PictureBatch) -> Result<T, InferError>) -> Result<T, InferError> {
-        let mut first = self.first.lock();
-        let mut slot = match first.take() {
-            Some(slot) => slot,
-            None => Slot::new(open(&self.named.file, self.on)?, self.plan.clone())?,
-        };
-        let mut batch = self.batch()?;
-        slot.run(&mut batch.buffers, 1, self.largest())?;
-        let seen = look(&batch);
-        *first = Some(slot);
-        seen
+    pub fn probe<T>(&self, look: impl FnOnce(&Buffers) -> Result<T, InferError>) -> Result<T, InferError> {
+        self.sessions.probe(look)
     }
 
     /// Reads a picture, or a region of it, into place `index`.

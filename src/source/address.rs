@@ -5,6 +5,7 @@ use super::{Context, SourceConfig};
 use crate::issue::Issue;
 use crate::signal::SignalError;
 use crate::signal::samples::Format;
+use crate::signal::world::World;
 use std::path::{Path, PathBuf};
 
 /// A source's origin, read from its `uri` or `launch`.
@@ -45,6 +46,18 @@ pub enum Address {
         /// The stage's id.
         name: String,
     },
+    /// A channel that a filter bank takes out of a stream.
+    Channel {
+        /// The bank's stage and the channel's number, as `STAGE/N`.
+        place: String,
+    },
+    /// A station of a simulated world.
+    Station {
+        /// The world.
+        world: Box<World>,
+        /// Which of its stations.
+        number: usize,
+    },
     /// A scene that framegate or GStreamer draws.
     Test {
         /// Its name.
@@ -58,7 +71,8 @@ pub enum Address {
 }
 
 /// The schemes there are.
-const SCHEMES: [&str; 10] = ["rtsp", "rtsps", "v4l2", "file", "http", "https", "test", "sigmf", "iqfile", "join"];
+const SCHEMES: [&str; 11] =
+    ["rtsp", "rtsps", "v4l2", "file", "http", "https", "test", "sigmf", "iqfile", "join", "channel"];
 /// Those that only a later version reads.
 const RADIO: [&str; 5] = ["rtl_tcp", "soapy", "udp", "tcp", "audio"];
 /// Ends of names of still pictures.
@@ -131,7 +145,18 @@ impl Address {
                 let help = "uri = \"join://ID\" with the id of a stage of kind `join`";
                 Err(Box::new(Issue::error("uri", "no stage is named").help(help)))
             }
+            "channel" => {
+                let number = rest.rsplit_once('/').filter(|(stage, n)| !stage.is_empty() && n.parse::<u16>().is_ok());
+                let Some((stage, number)) = number else {
+                    let help = "uri = \"channel://ID/N\" with the id of a stage `channelize` and the channel's number";
+                    return Err(Box::new(Issue::error("uri", "no channel is named").help(help)));
+                };
+                // One place has one name: `07` is `7`.
+                let number: u16 = number.parse().unwrap_or(0);
+                Ok(Self::Channel { place: crate::stage::channelize::place(stage, number.into()) })
+            }
             "join" => Ok(Self::Join { name: rest.to_owned() }),
+            "test" if rest.starts_with("station/") => Self::station(&rest["station/".len()..], config, context),
             "test" => Ok(Self::Test { name: rest.trim_end_matches('/').to_owned() }),
             _ if RADIO.contains(&scheme) => {
                 Err(bad(format!("`{scheme}://` is a radio or data source, which this version does not read")))
@@ -144,6 +169,20 @@ impl Address {
                 Err(Box::new(Issue::error("uri", format!("unknown scheme `{scheme}://`")).help(help)))
             }
         }
+    }
+
+    fn station(id: &str, config: &SourceConfig, context: &Context) -> Result<Self, Box<Issue>> {
+        let name = config.world.as_deref().unwrap_or(super::station::WORLD);
+        let Some(path) = context.find(Path::new(name)) else {
+            return Err(Box::new(Issue { key: "world".into(), ..absent(name, context) }));
+        };
+        let world = World::read(&path).map_err(|e| Box::new(Issue::error("world", e.to_string())))?;
+        let Some(number) = world.station(id) else {
+            let ids: Vec<&str> = world.stations.iter().map(|s| s.id.as_str()).collect();
+            let issue = Issue::error("uri", format!("there is no station `{id}` in the world {}", path.display()));
+            return Err(Box::new(issue.help(format!("there are: {}", ids.join(", ")))));
+        };
+        Ok(Self::Station { world: Box::new(world), number })
     }
 
     fn sigmf(text: &str, channel: usize, context: &Context) -> Result<Self, Box<Issue>> {
@@ -217,6 +256,8 @@ impl Address {
             Self::Samples { tape: Tape::Sigmf(..) } => "sigmf",
             Self::Samples { tape: Tape::Raw(..) } => "iqfile",
             Self::Join { .. } => "join",
+            Self::Channel { .. } => "channel",
+            Self::Station { .. } => "station",
             Self::Test { .. } => "test",
             Self::Launch { .. } => "launch",
         }

@@ -41,7 +41,7 @@ impl serde::Serialize for Secret {
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
     /// Address of the stream: `rtsp://`, `v4l2://`, `file://`, `http(s)://`, `test://`; of samples: `sigmf://`, `iqfile://`; of several
-    /// streams: `join://`.
+    /// streams: `join://`; of a part of one: `channel://`.
     #[serde(default)]
     pub uri: Option<String>,
     /// A GStreamer description that ends in raw video, in place of `uri`.
@@ -136,6 +136,21 @@ pub struct SourceConfig {
     #[serde(default)]
     pub least: Option<usize>,
 
+    /// How well the stations must know the time, as they state it themselves: with one that does not, nothing is joined, and
+    /// the source says so. For what compares arrival times. Default: it does not matter. `join://` only.
+    #[serde(default, with = "span")]
+    #[schemars(with = "Option<String>")]
+    pub accuracy: Option<Duration>,
+
+    /// The simulated world's file (JSON). Default `models/locator.world.json`. `test://station/ID` only.
+    #[serde(default)]
+    pub world: Option<String>,
+    /// From when to when after the start the simulated station is dead, for rehearsals: `["20s", "40s"]`. Default: it never
+    /// is. `test://station/ID` only.
+    #[serde(default, with = "spans")]
+    #[schemars(with = "Option<[String; 2]>")]
+    pub outage: Option<[Duration; 2]>,
+
     /// Whether a test scene goes through an H.264 encoder and decoder, as a camera's stream would. Default true.
     #[serde(default = "yes")]
     pub encoded: bool,
@@ -180,7 +195,7 @@ pub enum CameraFormat {
 /// Stream time of a block of samples.
 pub(super) const BLOCK: Duration = Duration::from_millis(50);
 /// Schemes of what is read from files, or made of what is.
-const FILES: [&str; 4] = ["file", "sigmf", "iqfile", "join"];
+const FILES: [&str; 5] = ["file", "sigmf", "iqfile", "join", "channel"];
 
 fn yes() -> bool {
     true
@@ -229,6 +244,24 @@ mod span {
     }
 }
 
+/// Two optional durations as text.
+mod spans {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+    use std::time::Duration;
+
+    pub fn serialize<S: Serializer>(d: &Option<[Duration; 2]>, s: S) -> Result<S::Ok, S::Error> {
+        d.map(|d| d.map(|d| humantime::format_duration(d).to_string())).serialize(s)
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<[Duration; 2]>, D::Error> {
+        let read = |text: &String| {
+            let bad = |e| D::Error::custom(format!("`{text}` is no duration ({e}): write it as \"100ms\" or \"3s\""));
+            humantime::parse_duration(text).map_err(bad)
+        };
+        let [from, to] = <[String; 2]>::deserialize(d)?;
+        Ok(Some([read(&from)?, read(&to)?]))
+    }
+}
+
 impl Default for SourceConfig {
     fn default() -> Self {
         Self {
@@ -258,6 +291,9 @@ impl Default for SourceConfig {
             tolerance: None,
             wait: None,
             least: None,
+            accuracy: None,
+            world: None,
+            outage: None,
             encoded: true,
             stall_timeout: three_seconds(),
             connect_timeout: five_seconds(),
@@ -298,6 +334,12 @@ impl SourceConfig {
             (None, Some(_)) => "launch".to_owned(),
             (None, None) => "nowhere".to_owned(),
         }
+    }
+
+    /// The place in the pipeline where it takes what it makes a stream of; `None` for what comes from outside.
+    pub fn meets(&self) -> Option<&str> {
+        let uri = self.uri.as_deref()?;
+        uri.strip_prefix("join://").or_else(|| uri.strip_prefix("channel://"))
     }
 
     /// The pace that holds: the one that is set, else `fast` for a file without a deadline, else `live`.
@@ -342,14 +384,19 @@ impl SourceConfig {
         only("sample_rate", self.sample_rate.is_some(), &["iqfile"]);
         only("frequency", self.frequency.is_some(), &["iqfile"]);
         only("channel", self.channel.is_some(), &["sigmf"]);
-        only("block", self.block.is_some(), &["sigmf", "iqfile"]);
+        only("block", self.block.is_some(), &["sigmf", "iqfile", "station"]);
         only("stations", self.stations.is_some(), &["join"]);
         only("tolerance", self.tolerance.is_some(), &["join"]);
         only("wait", self.wait.is_some(), &["join"]);
         only("least", self.least.is_some(), &["join"]);
+        only("accuracy", self.accuracy.is_some(), &["join"]);
+        only("world", self.world.is_some(), &["station"]);
+        only("outage", self.outage.is_some(), &["station"]);
         only("loop", self.repeat, &["file", "pictures", "sigmf", "iqfile"]);
         only("decoder", self.decoder.is_some(), &["rtsp", "v4l2", "http", "file", "test"]);
-        if self.pace == Some(Pace::Fast) && !matches!(kind, "file" | "pictures" | "sigmf" | "iqfile" | "join") {
+        if self.pace == Some(Pace::Fast)
+            && !matches!(kind, "file" | "pictures" | "sigmf" | "iqfile" | "join" | "channel")
+        {
             issues.push(
                 Issue::error("pace", "only files can be read at fast pace: a live source has its own")
                     .help("leave `pace` out, or set it to \"live\""),
@@ -372,6 +419,9 @@ impl SourceConfig {
             if stations.is_empty() {
                 issues.push(Issue::error("stations", "no station is named"));
             }
+        }
+        if self.outage.is_some_and(|[from, to]| from >= to) {
+            issues.push(Issue::error("outage", "the outage ends before it begins"));
         }
         if self.least == Some(0) {
             issues.push(Issue::error("least", "a frame has at least 1 station"));
@@ -402,6 +452,12 @@ impl SourceConfig {
             Address::Samples { tape } => {
                 if let Err((key, message)) = tape.check(self.block.unwrap_or(BLOCK)) {
                     issues.push(Issue::error(key, message));
+                }
+            }
+            Address::Station { world, .. } => {
+                let block = self.block.unwrap_or(BLOCK);
+                if let Err(message) = super::recording::block_length(block, world.sample_rate) {
+                    issues.push(Issue::error("block", message));
                 }
             }
             Address::Launch { description } => {

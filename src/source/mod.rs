@@ -6,6 +6,7 @@
 mod ack;
 mod address;
 mod arrivals;
+mod channel;
 mod closing;
 mod config;
 mod decode;
@@ -26,6 +27,7 @@ mod rtp;
 mod rtsp;
 pub mod scene;
 mod scenes;
+mod station;
 mod stills;
 
 pub use config::{CameraFormat, Secret, SourceConfig, Transport, redact};
@@ -134,6 +136,18 @@ pub fn build(id: &str, config: &SourceConfig, context: &Context) -> Result<Box<d
             Box::new(recording::Recording { id, tape, pace, block, repeat })
         }
         Address::Join { name } => Box::new(join::Join::new(&id, &config, pace, context.exchange.place(&name).take())),
+        Address::Channel { place } => Box::new(channel::Channel {
+            pace,
+            stall: config.stall_timeout,
+            taker: context.exchange.place(&place).take(),
+        }),
+        Address::Station { world, number } => Box::new(station::Station {
+            id,
+            world: *world,
+            number,
+            block: config.block.unwrap_or(config::BLOCK),
+            outage: config.outage,
+        }),
         Address::Test { name } if !scenes::exists(&name) => {
             return Err(error(format!("there is no test scene `{name}`; there are {}", scenes::names().join(", "))));
         }

@@ -357,8 +357,8 @@ impl Detect {
             let size = (detector.input.spec.width, detector.input.spec.height);
             let finest = strides.as_ref().and_then(|s| s.first().copied()).unwrap_or(8);
             let at = output.as_ref().and_then(|n| info.outputs.iter().position(|o| *o.name == **n)).unwrap_or(0);
-            let decoded = model.probe(|batch| {
-                let out = batch.buffers.output(at, 0)?;
+            let decoded = model.probe(|buffers| {
+                let out = buffers.output(at, 0)?;
                 let mut scratch = Vec::new();
                 let data = out.values(&mut scratch);
                 Ok(looks_decoded(&View { name: out.name, shape: out.shape, data }, size, finest))

@@ -1,6 +1,6 @@
 //! `join`: hands a stream's frames over, to be joined with those of other streams by a source `join://`.
 
-use super::{BuildContext, Built, Stage, StageConfig, StageError};
+use super::{BuildContext, Built, HandsOver, Stage, StageConfig, StageError};
 use crate::frame::Frame;
 use crate::frame::exchange::{Giver, Handed};
 use serde::Deserialize;
@@ -14,6 +14,10 @@ use std::sync::Arc;
 pub struct JoinConfig {}
 
 impl StageConfig for JoinConfig {
+    fn hands_over(&self) -> Option<HandsOver> {
+        Some(HandsOver::Frames)
+    }
+
     fn build(&self, context: &BuildContext) -> Result<Built, StageError> {
         let giver = Arc::new(context.exchange.place(&context.id).give(!context.live));
         Ok(Built::Stage(Box::new(move || Ok(Box::new(Join(giver.clone())) as Box<dyn Stage>))))

@@ -5,6 +5,7 @@
 //! one line in [`KINDS`].
 
 pub mod adsb;
+pub mod channelize;
 pub mod classify;
 mod crops;
 pub mod detect;
@@ -13,13 +14,14 @@ pub mod energy;
 pub mod filter;
 pub mod join;
 mod listen;
+pub mod locate;
 pub mod spectrogram;
 pub mod spectrum;
 pub mod tensor;
 pub mod track;
 
-use crate::frame::Frame;
 use crate::frame::exchange::Exchange;
+use crate::frame::{Frame, Payload, Picture};
 use crate::infer::input::PictureInput;
 use crate::issue::Issue;
 use serde::de::DeserializeOwned;
@@ -81,6 +83,11 @@ pub trait BatchStage: Send + Sync {
 
     /// Memory for one batch of up to the largest size. The engine makes a few at start and reuses them.
     fn buffers(&self) -> Batch;
+
+    /// A payload like those that it takes, to measure it with. Default: a grey picture of 1280×720.
+    fn example(&self) -> Payload {
+        Payload::Picture(Arc::new(Picture::grey(1280, 720)))
+    }
 
     /// `None` for a stage that takes frames whole: each fills one place of a batch. A stage on crops says how many of
     /// them a frame has, and does with fewer, or none, where time does not allow them all.
@@ -186,6 +193,11 @@ pub trait StageConfig: Debug + Send + Sync {
         Vec::new()
     }
 
+    /// What it hands over for sources of the same pipeline, beside what goes on in its frames.
+    fn hands_over(&self) -> Option<HandsOver> {
+        None
+    }
+
     /// How it uses a model on the whole picture, for tools that compare ways of running it; `None` where it has no such
     /// model. Looks into the model file.
     ///
@@ -200,6 +212,15 @@ pub trait StageConfig: Debug + Send + Sync {
     /// # Errors
     /// What cannot be used.
     fn build(&self, context: &BuildContext) -> Result<Built, StageError>;
+}
+
+/// What a stage hands over at the pipeline's meeting places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandsOver {
+    /// Frames, for a source `join://`.
+    Frames,
+    /// So many channels, each for a source `channel://`.
+    Channels(usize),
 }
 
 /// What a kind of stage runs on.
@@ -250,6 +271,11 @@ pub const KINDS: &[Kind] = &[
         "Turns the crops of detections into re-identification vectors.",
         Runs::DeviceOnCrops,
     ),
+    kind::<locate::LocateConfig>(
+        "locate",
+        "Locates a transmitter by what several stations hear of it, with a neural network.",
+        Runs::Device,
+    ),
     kind::<tensor::TensorConfig>("tensor", "Runs any model on the picture and attaches its raw outputs.", Runs::Device),
     kind::<filter::FilterConfig>(
         "filter",
@@ -274,6 +300,14 @@ pub const KINDS: &[Kind] = &[
         ..kind::<spectrogram::SpectrogramConfig>(
             "spectrogram",
             "Makes pictures of samples, bands over time, as networks take them.",
+            Runs::Thread,
+        )
+    },
+    Kind {
+        keeps_state: true,
+        ..kind::<channelize::ChannelizeConfig>(
+            "channelize",
+            "Takes a channel out of a stream of samples, or splits all of it into channels.",
             Runs::Thread,
         )
     },

@@ -3,7 +3,7 @@
 use super::super::supervisor::panic_message;
 use super::super::threads::{self, Placement};
 use super::{Crew, Event, Memory, Route, Threads, Typical, Ways, open_way, shares};
-use crate::frame::{Frame, clock};
+use crate::frame::{Frame, Payload, clock};
 use crate::schedule::sim::Feed;
 use crate::schedule::{Site, Variant, admission};
 use crate::stage::{Batch, BatchStage, Built, Execute, OnCrops, StageError};
@@ -86,6 +86,10 @@ impl BatchStage for Later {
 
     fn buffers(&self) -> Batch {
         self.known().buffers()
+    }
+
+    fn example(&self) -> Payload {
+        self.built.get().unwrap_or(&self.like).example()
     }
 
     fn crops(&self) -> Option<&dyn OnCrops> {

@@ -27,6 +27,7 @@ pub struct Join {
     tolerance: Duration,
     wait: Option<Duration>,
     least: usize,
+    accuracy: Option<Duration>,
     stall: Duration,
     pace: Pace,
     taker: TakerHere,
@@ -41,6 +42,7 @@ impl Join {
             tolerance: config.tolerance.unwrap_or(TOLERANCE),
             wait: config.wait,
             least: config.least.unwrap_or(1),
+            accuracy: config.accuracy,
             stall: config.stall_timeout,
             pace,
             taker,
@@ -55,6 +57,20 @@ impl Join {
             wait: (self.pace == Pace::Live).then(|| self.wait.unwrap_or(usual).as_nanos() as Nanos),
             least: self.least,
         }
+    }
+
+    /// Why a station's times are not good enough, if they are not.
+    fn refused(&self, handed: &Handed) -> Option<String> {
+        let wanted = self.accuracy?;
+        if !self.stations.contains(&handed.stream.id) {
+            return None;
+        }
+        let have = match handed.payload.samples().and_then(|b| b.time) {
+            Some(time) if time.accuracy <= wanted => return None,
+            Some(time) => format!("good to {:?}", time.accuracy),
+            None => "the host's, by when they arrive".to_owned(),
+        };
+        Some(format!("the times of station `{}` are {have}, and `accuracy` asks for {wanted:?}", handed.stream.id))
     }
 
     /// The part that this is; `None` of a stream that is no station.
@@ -119,7 +135,15 @@ impl Source for Join {
         let mut left_out = (0, 0);
         while !intake.is_stopping() {
             let until = gatherer.due().map_or(LOOK, |due| Duration::from_nanos(due.saturating_sub(clock::now())));
-            if let Taken::One(handed) = self.taker.next(until.min(LOOK))
+            let taken = self.taker.next(until.min(LOOK));
+            if let Taken::One(handed) = &taken
+                && let Some(message) = self.refused(handed)
+            {
+                // No waiting cures this.
+                intake.signal(Signal::Broken(message.clone()));
+                return Err(SourceError { id: self.id.clone(), message });
+            }
+            if let Taken::One(handed) = taken
                 && let Some(part) = self.part(handed)
             {
                 newest = clock::now();
