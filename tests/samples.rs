@@ -285,3 +285,74 @@ from = ["adsb", "keep"]
         assert!(frames["on_time"].as_u64() > Some(20), "{stream}: {frames}");
     }
 }
+
+#[test]
+fn channels_of_a_filter_bank_are_streams_of_their_own() {
+    let bench = Bench::new(
+        r#"
+[pipeline]
+name = "bank"
+deadline = "none"
+
+[source.wide]
+uri = "iqfile://wide.cf32"
+samples = "cf32"
+sample_rate = 48000
+frequency = 100e6
+block = "100ms"
+
+[source.below]
+uri = "channel://bank/7"
+
+[source.above]
+uri = "channel://bank/1"
+
+[stage.bank]
+kind = "channelize"
+from = ["wide"]
+channels = 8
+
+[stage.spectrum]
+kind = "spectrum"
+from = ["below", "above"]
+size = 100
+average = 12
+levels = false
+peaks = 1
+
+[sink.out]
+kind = "jsonl"
+from = ["spectrum"]
+path = "-"
+"#,
+    );
+    // A tone that is 6.2 kHz below the centre, for a second.
+    let tone = (0..48_000).flat_map(|n| {
+        let (sin, cos) = (std::f64::consts::TAU * -6200.0 * f64::from(n) / 48_000.0).sin_cos();
+        [cos as f32, sin as f32].map(f32::to_le_bytes).concat()
+    });
+    std::fs::write(bench.path("wide.cf32"), tone.collect::<Vec<u8>>()).expect("written");
+    let text = bench.says(&["run", "yard.toml", "--http", "off", "--report", "report.json"]);
+    let mut peaks: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for line in text.lines() {
+        let result: Value = serde_json::from_str(line).expect("JSON");
+        let stream = result["stream"].as_str().expect("a stream").to_owned();
+        for spectrum in result["spectrum"]["spectra"].as_array().expect("spectra") {
+            peaks.entry(stream.clone()).or_default().push(spectrum["peaks"][0].clone());
+        }
+    }
+    // Twelve thousand samples a second make ten spectra of 1200; the filter's start spoils the first.
+    assert_eq!((peaks["below"].len(), peaks["above"].len()), (10, 10));
+    for peak in &peaks["below"][1..] {
+        let (frequency, level) = (peak["frequency"].as_f64().expect("Hz"), peak["level"].as_f64().expect("dBFS"));
+        assert!((frequency - 99.9938e6).abs() < 130.0 && level > -2.0, "{peak}");
+    }
+    for peak in &peaks["above"][1..] {
+        assert!(peak["level"].as_f64().is_none_or(|level| level < -60.0), "{peak}");
+    }
+    let report = bench.json("report.json");
+    for stream in ["wide", "below", "above"] {
+        let counts = &report["streams"][stream]["frames"];
+        assert_eq!(counts["captured"], 10, "{stream}: {counts}");
+    }
+}
