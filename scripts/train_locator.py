@@ -4,15 +4,15 @@
     python3 -m venv .venv && .venv/bin/pip install -r scripts/requirements-train.txt
     .venv/bin/python scripts/train_locator.py
 
-Simulates windows (samples of five stations, their spectrograms, pooled and kept in the work folder), trains on the CPU,
-exports ONNX, makes INT8 versions of it, prints errors on transmitters that it never saw beside what least squares make of
-the same ones, and writes the card. With `--golden` it only writes tests/signal/locator_golden.json.
+Simulates windows (samples of five stations, their spectrograms, pooled and kept in the work folder), trains on the
+CPU, exports ONNX, makes INT8 versions of it, prints errors on transmitters that it never saw beside what least squares
+make of the same ones, and writes the card. With `--golden` it only writes tests/signal/locator_golden.json.
 
 Seeds: transmitters to train on are drawn with 1, those to choose weights and calibrate by with 2, the test's with 3.
 
 The network sees a window as one level for each station. So it is trained on far more transmitters than are simulated:
-their levels are computed, and each station's is replaced by what the network's first layers made of a simulated record of
-the same level. Weights are chosen, calibrated and tested on simulated windows only.
+their levels are computed, and each station's is replaced by what the network's first layers made of a simulated record
+of the same level. Weights are chosen, calibrated and tested on simulated windows only.
 """
 
 import argparse
@@ -36,6 +36,8 @@ WITHIN = 1000.0
 ELLIPSE = 4.605
 # A level of which less than this is left above the noise is no measurement to least squares, dB over the noise.
 HEARD_DB = -15.0
+# Share of transmitters in training that are quieter than the world's, and by how much, dB.
+QUIET, QUIET_DB = 0.1, (0.0, 60.0)
 
 
 # --- training -------------------------------------------------------------------------------------------------------
@@ -44,8 +46,8 @@ HEARD_DB = -15.0
 class Draws:
     """Transmitters without end, as levels that the network's first layers would give."""
 
-    def __init__(self, world: simulate.World, model: Locator, facts: dict[str, np.ndarray], count: int):
-        self.world, self.rng = world, np.random.default_rng(TRAIN_SEED)
+    def __init__(self, world: simulate.World, model: Locator, facts: dict[str, np.ndarray], count: int, seed: int):
+        self.world, self.rng = world, np.random.default_rng([TRAIN_SEED, seed])
         order = facts["levels"].reshape(-1).argsort()
         self.known = facts["levels"].reshape(-1)[order]
         self.measured = levels_of(model, facts["pooled"]).reshape(-1)[order]
@@ -56,7 +58,10 @@ class Draws:
         """Levels [n, stations], presence [n, stations] and places [n, 2] in UNITs."""
         rng, world = self.rng, self.world
         some = rng.integers(0, len(self.places), n)
-        levels = self.levels[some] + rng.uniform(*world.power, (n, 1)) - rng.normal(0, world.shadow, (n, len(world)))
+        power = rng.uniform(*world.power, (n, 1))
+        # Some are hardly heard or not at all: there the network learns that it knows nothing.
+        power -= rng.uniform(*QUIET_DB, (n, 1)) * (rng.random((n, 1)) < QUIET)
+        levels = self.levels[some] + power - rng.normal(0, world.shadow, (n, len(world)))
         near = np.searchsorted(self.known, levels) + rng.integers(-8, 9, levels.shape)
         levels = self.measured[near.clip(0, len(self.known) - 1)]
         places = (self.places[some] / UNIT).astype(np.float32)
@@ -75,15 +80,14 @@ def levels_of(model: Locator, pooled: np.ndarray, present: np.ndarray | None = N
     return np.concatenate(parts)
 
 
-def train(world: simulate.World, facts: dict, choice: dict, args: argparse.Namespace) -> Locator:
-    """Trains for args.steps and gives the averaged weights that did best on the windows to choose by."""
-    torch.manual_seed(1)
-    model = Locator(world, WITHIN)
+def train(world: simulate.World, model: Locator, facts: dict, choice: dict, args: argparse.Namespace) -> Locator:
+    """Trains for args.steps, at half the rate where the model is not new, and gives the averaged weights that did best on the windows to choose by."""
     print(f"{len(facts['place'])} windows; {sum(p.numel() for p in model.parameters())} parameters", flush=True)
     average, best, chosen = copy.deepcopy(model), float("inf"), None
-    draws = Draws(world, model, facts, args.places)
-    optimiser = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, args.steps, pct_start=0.05)
+    draws = Draws(world, model, facts, args.places, int(args.resume))
+    peak = 1e-3 if args.resume else 2e-3
+    optimiser = torch.optim.AdamW(model.parameters(), peak, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, args.steps, pct_start=0.05)
     present = torch.from_numpy(drop(np.random.default_rng(CHOICE_SEED), len(choice["place"]), len(world)))
     levels = torch.from_numpy(levels_of(model, choice["pooled"], present.numpy()))
     places = torch.from_numpy((choice["place"] / UNIT).astype(np.float32))
@@ -107,7 +111,10 @@ def train(world: simulate.World, facts: dict, choice: dict, args: argparse.Names
                 loss = sum(v.item() for v in loss_of(raw, sure, places, WITHIN))
                 error = (raw[:, :2] - places).norm(dim=1).median().item() * UNIT
             spent = time.monotonic() - begin
-            print(f"step {step}: loss {seen / args.every:.3f}, choice {loss:.3f}, {error:.0f} m, {spent:.0f} s", flush=True)
+            print(
+                f"step {step}: loss {seen / args.every:.3f}, choice {loss:.3f}, {error:.0f} m, {spent:.0f} s",
+                flush=True,
+            )
             seen = 0.0
             if loss < best:
                 best, chosen = loss, copy.deepcopy(average.state_dict())
@@ -189,7 +196,22 @@ def evaluate(world: simulate.World, model: Locator, test: dict, onnx: Path) -> l
         lines += [f"  {name:22} {errors(position, places)}" for name, position in others.items()]
         lines.append(f"  {reliability(outputs, places)}")
         print("\n".join(lines[-6:]), flush=True)
+    outputs = quantise.run(onnx, silence(world, 200), np.ones((200, stations), np.float32))
+    sure, sigma = outputs[2].max(), np.median(outputs[1][:, :2])
+    lines.append(f"nobody sends, 200 windows: confidence at most {sure:.3f}, sigma {sigma:.0f} m (median)")
+    print(lines[-1], flush=True)
     return lines
+
+
+def silence(world: simulate.World, count: int) -> np.ndarray:
+    """Pooled windows in which there is noise only."""
+    pooled = np.empty((count, len(world), simulate.COLUMNS), np.float32)
+    for i in range(count):
+        transmitter, rng = simulate.window(world, (TEST_SEED, i))
+        transmitter.power = -1000.0
+        for s in range(len(world)):
+            pooled[i, s] = simulate.pool(simulate.spectrogram(transmitter.record(s, rng)))
+    return pooled
 
 
 def verify(world: simulate.World, model: Locator, onnx: Path, test: dict) -> None:
@@ -231,7 +253,8 @@ def compare(world: simulate.World, onnx: Path, work: Path, facts: dict, test: di
         inside = (mahalanobis(outputs[0], outputs[1], test["place"]) < ELLIPSE).mean()
         lines.append(
             f"{name:12} {size / 1000:5.0f} kB {onnx.stat().st_size / size:4.2f}x  "
-            f"{one[name]:5.2f} ms {one['fp32'] / one[name]:4.2f}x   {eight[name]:5.2f} ms {eight['fp32'] / eight[name]:4.2f}x   "
+            f"{one[name]:5.2f} ms {one['fp32'] / one[name]:4.2f}x   "
+            f"{eight[name]:5.2f} ms {eight['fp32'] / eight[name]:4.2f}x   "
             f"{errors(outputs[0], test['place'])}, {inside:.1%} within the ellipse"
         )
     print("\n".join(lines), flush=True)
@@ -242,7 +265,7 @@ def compare(world: simulate.World, onnx: Path, work: Path, facts: dict, test: di
 
 
 def golden(world: simulate.World, path: Path) -> None:
-    """What tests/signal/locator.rs compares with: levels, and spectrogram values of signals that both make by formula."""
+    """What tests/signal/locator.rs compares with: levels, and spectrogram values of a signal made by formula."""
     rng = np.random.default_rng(1)
     levels = []
     for i in range(40):
@@ -250,7 +273,9 @@ def golden(world: simulate.World, path: Path) -> None:
         if i < len(world):
             place = world.places[i] + [30.0, 0.0]
         power = round(float(rng.uniform(*world.power)), 2)
-        levels.append({"place": place.tolist(), "power_db": power, "dbfs": (world.levels(place) + power).round(9).tolist()})
+        levels.append(
+            {"place": place.tolist(), "power_db": power, "dbfs": (world.levels(place) + power).round(9).tolist()}
+        )
     i = np.arange(simulate.SAMPLES)
     state, noise = 1, np.empty(2 * simulate.SAMPLES)
     for k in range(len(noise)):
@@ -266,12 +291,13 @@ def golden(world: simulate.World, path: Path) -> None:
 
 
 CARD = """\
-# Where a transmitter is, from the spectrograms of five stations that hear it: framegate's own locator. It is made for the
-# simulated world beside it and knows no other. scripts/train_locator.py trained it from nothing and wrote this card.
+# Where a transmitter is, from the spectrograms of five stations that hear it: framegate's own locator. It is made for
+# the simulated world beside it and knows no other. scripts/train_locator.py trained it from nothing and wrote this.
 #
-# On transmitters that it never saw, beside others on the same ones: least squares of levels know the loss with distance,
-# not the hills; the best possible know all that the simulation does, and have levels without noise; least squares of times
-# have clocks good to {clock:.1f} µs (one sigma) and estimates as good as the Cramér-Rao bound, which the locator does not need.
+# Errors on transmitters that it never saw, and those of others on the same ones: least squares of levels know the loss
+# with distance, not the hills; the best possible knows all that the simulation does, and has levels without noise;
+# least squares of arrival times have what the locator does not need: clocks good to {clock:.1f} µs (one sigma), and
+# estimates as good as the Cramér-Rao bound.
 #
 {figures}
 #
@@ -294,16 +320,19 @@ within_m = {within}
 """
 
 
-def write_card(world: simulate.World, model: Locator, onnx: Path, figures: list[str], versions: list[str], n: int) -> None:
+def write_card(
+    world: simulate.World, model: Locator, onnx: Path, figures: list[str], versions: list[str], n: int
+) -> None:
     comment = lambda lines: "\n".join(f"#   {line}".rstrip() for line in lines)
     count = sum(p.numel() for p in model.parameters())
+    figure = " ".join(figures[1].replace("locator", "").split())
     card = CARD.format(
         clock=world["clock_error_s"] * 1e6,
         figures=comment(figures),
         versions=comment(versions),
         file=onnx.name,
         sha256=hashlib.sha256(onnx.read_bytes()).hexdigest(),
-        accuracy=f"{' '.join(figures[1].replace('locator', '').split())} on {n} simulated transmitters that it never saw",
+        accuracy=f"{figure} on {n} simulated transmitters that it never saw",
         notes=f"{count} parameters. The position is that in the middle of the window.",
         world=world.file.name,
         within=WITHIN,
@@ -317,12 +346,16 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=4000, help="windows to simulate for training")
     parser.add_argument("--choice", type=int, default=2000, help="windows to choose and calibrate by")
     parser.add_argument("--test", type=int, default=3000, help="windows to test on")
-    parser.add_argument("--places", type=int, default=1_000_000, help="places of transmitters whose levels are computed")
-    parser.add_argument("--steps", type=int, default=10000, help="steps to train")
+    parser.add_argument(
+        "--places", type=int, default=1_000_000, help="places of transmitters whose levels are computed"
+    )
+    parser.add_argument("--steps", type=int, default=12000, help="steps to train")
     parser.add_argument("--batch", type=int, default=2048, help="transmitters per step")
     parser.add_argument("--every", type=int, default=500, help="steps between looks at the windows to choose by")
     parser.add_argument("--threads", type=int, default=2, help="processes that simulate")
-    parser.add_argument("--trained", action="store_true", help="take the weights that the last run left in the work folder")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the weights of the last run; with --steps 0 as they are"
+    )
     parser.add_argument("--world", type=Path, default=ROOT / "models" / "locator.world.json")
     parser.add_argument("--output", type=Path, default=ROOT / "models" / "locator.onnx")
     parser.add_argument("--golden", action="store_true", help="only write tests/signal/locator_golden.json")
@@ -337,11 +370,12 @@ def main() -> None:
     wanted = ((TRAIN_SEED, args.windows), (CHOICE_SEED, args.choice), (TEST_SEED, args.test))
     facts, choice, test = (simulate.windows(world, args.work, seed, n, args.threads) for seed, n in wanted)
     weights = args.work / "weights.pt"
-    if args.trained:
-        model = Locator(world, WITHIN).eval()
+    torch.manual_seed(1)
+    model = Locator(world, WITHIN).eval()
+    if args.resume:
         model.load_state_dict(torch.load(weights, weights_only=True))
-    else:
-        model = train(world, facts, choice, args)
+    if args.steps > 0:
+        model = train(world, model, facts, choice, args)
         torch.save(model.state_dict(), weights)
     calibrate(model, choice)
     export(model, world, args.output)

@@ -51,10 +51,13 @@
 //! * [`ring`]: the bounded buffer between threads.
 //! * [`schedule`]: cost model, planner, ladder, admission, and a simulation of them. Pure: no threads, no clocks, no I/O.
 //! * [`source`], [`stage`], [`sink`]: components, each kind with its configuration beside it and one line in a registry.
+//! * [`cache`]: what was made of an input by a configuration and a model is made once: memory, disk, Redis.
+//! * [`store`]: results in a database: the thread that writes them, what is kept, how they are asked for.
 //! * [`infer`]: the fused pixel pass, ONNX Runtime sessions, model cards, output decoders.
 //! * [`signal`]: radio and sensor samples: formats, SigMF, spectra, channels, bursts, audio, Mode S. Pure, but for recordings.
 //! * [`config`]: the pipeline file: types, parsing, every error at once with its line.
 //! * [`telemetry`]: every metric, heartbeats, the run report, what systemd is told.
+//! * [`views`]: what people watch and ask for while a pipeline runs, between sinks and HTTP.
 //! * [`engine`]: builds the graph, owns the threads, runs, reloads and stops it. Nothing above knows it.
 //! * [`simulate`]: a pipeline under virtual time, by the planner that runs in production.
 //! * [`http`] sits on top, and so do the commands, which live in the binary.
@@ -65,6 +68,7 @@
 //! [`stage::StageConfig`], and one line in [`stage::KINDS`]. The pipeline file, its checks, the JSON Schema and the
 //! engine find it there.
 
+pub mod cache;
 pub mod config;
 pub mod engine;
 pub mod frame;
@@ -78,4 +82,6 @@ pub mod simulate;
 pub mod sink;
 pub mod source;
 pub mod stage;
+pub mod store;
 pub mod telemetry;
+pub mod views;

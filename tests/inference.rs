@@ -7,6 +7,8 @@ mod onnx;
 #[path = "common/stage.rs"]
 mod stage;
 
+use framegate::infer::card::Named as Model;
+use framegate::infer::model::{ModelInfo, TensorInfo};
 use onnx::Dim::{Fixed, Named};
 use onnx::{F16, F32, U8};
 use stage::{config, context, device_stage, frame, grey};
@@ -140,4 +142,30 @@ fn files_that_are_no_models_are_refused_with_their_name() {
     write(dir.path(), "four.onnx", &onnx::model("Identity", (F32, &fixed), (F32, &fixed)));
     let e = config("tensor", "model = \"four.onnx\"\ndevice = \"cpu\"").build(&context).err().expect("refused");
     assert!(e.to_string().contains("exactly 4 pictures"), "{e}");
+}
+
+#[test]
+fn the_locator_is_what_its_card_says() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let named = Model::read(&folder.join("locator.toml")).unwrap();
+    named.verify().unwrap();
+    let locator = named.card.locator.as_ref().unwrap();
+    let world = locator.world(named.card_file.as_deref()).unwrap();
+    let info = ModelInfo::read(&named.file).unwrap();
+    let name =
+        |t: &TensorInfo| (t.name.to_string(), t.shape[1..].iter().map(|d| d.fixed().unwrap()).collect::<Vec<_>>());
+    assert!(info.inputs.iter().chain(&info.outputs).all(|t| t.shape[0].fixed().is_none()), "{}", info.list());
+    assert_eq!(
+        info.inputs.iter().map(name).collect::<Vec<_>>(),
+        [("spectrograms".into(), vec![world.stations.len(), 128, 431])]
+    );
+    assert_eq!(
+        info.outputs.iter().map(name).collect::<Vec<_>>(),
+        [("position".into(), vec![2]), ("spread".into(), vec![3]), ("confidence".into(), vec![1])]
+    );
+    // What the card says and what the file says of itself cannot part.
+    assert_eq!(info.metadata["within_m"].parse::<f64>().unwrap(), locator.within_m);
+    for station in &world.stations {
+        assert!(info.metadata["stations"].contains(&format!("'{}'", station.id)), "{}", station.id);
+    }
 }

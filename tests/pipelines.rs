@@ -47,7 +47,7 @@ fn every_example_is_right() {
 
 #[test]
 fn examples_with_our_own_model_need_nothing_else() {
-    for name in ["demo", "record-video", "mqtt"] {
+    for name in ["demo", "record-video", "mqtt", "store"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("pipelines/{name}.toml"));
         let (pipeline, warnings) = config::load(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
         assert!(warnings.0.is_empty(), "{warnings}");
@@ -68,7 +68,7 @@ fn every_example_says_what_it_is_for_and_how_to_start_it() {
 #[test]
 fn there_is_an_example_for_every_kind_of_source() {
     let all: String = examples().iter().map(|p| std::fs::read_to_string(p).expect("readable")).collect();
-    for address in ["rtsp://", "v4l2://", "file://", "http://", ".m3u8", "test://", "launch ="] {
+    for address in ["rtsp://", "v4l2://", "file://", "http://", ".m3u8", "test://", "rtl_tcp://", "launch ="] {
         assert!(all.contains(address), "{address}");
     }
 }

@@ -202,6 +202,43 @@ fn every_frame_of_the_aircraft_comes_out_of_the_example_and_no_other() {
     }
 }
 
+#[test]
+fn a_station_of_a_recording_becomes_a_file_that_sounds_like_it() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/listen.toml");
+    let bench = Bench::new(&std::fs::read_to_string(example).expect("readable"));
+    // A tone of 1 kHz at half of full deviation, for a second, 500 kHz above the centre.
+    let (rate, mut phase) = (2.4e6, 0.0f64);
+    let turn = std::f64::consts::TAU / rate;
+    let bytes = (0..2_400_000).flat_map(|i| {
+        phase += turn * (500e3 + 37.5e3 * (turn * 1000.0 * f64::from(i)).sin());
+        [phase.cos(), phase.sin()].map(|v| (v * 127.0 + 127.5).round() as u8)
+    });
+    std::fs::write(bench.path("band.cu8"), bytes.collect::<Vec<_>>()).expect("written");
+    let uri = format!("source.receiver.uri=iqfile://{}", bench.path("band.cu8").display());
+    let path = format!("sink.file.path={}/{{stream}}.wav", bench.path("audio").display());
+    for block in ["50ms", "7ms"] {
+        let block = format!("source.receiver.block={block}");
+        bench.says(&["run", "yard.toml", "--http", "off", "--set", &uri, "--set", &path, "--set", &block]);
+    }
+    let read = |name: &str| {
+        let mut reader = hound::WavReader::open(bench.path("audio").join(name)).expect("a file");
+        assert_eq!((reader.spec().channels, reader.spec().sample_rate), (1, 48_000));
+        reader.samples::<i16>().map(|s| f64::from(s.expect("a sample")) / 32768.0).collect::<Vec<f64>>()
+    };
+    let audio = read("receiver.wav");
+    assert_eq!(audio.len(), 48_000);
+    let half = &audio[24_000..];
+    let part = |f: fn(f64) -> f64| {
+        let turn = std::f64::consts::TAU / 48e3;
+        half.iter().enumerate().map(|(i, a)| a * f(turn * 1000.0 * i as f64)).sum::<f64>() / 12e3
+    };
+    let (tone, power) = (part(f64::sin).hypot(part(f64::cos)), half.iter().map(|a| a * a).sum::<f64>() / 24e3);
+    // De-emphasis of 50 us takes a twentieth of it.
+    assert!((tone - 0.477).abs() < 0.01, "{tone}");
+    assert!(power - tone * tone / 2.0 < 1e-4, "what is not the tone: {power} {tone}");
+    assert_eq!(read("receiver-2.wav"), audio, "the cut into blocks makes no difference");
+}
+
 /// Bursts of a recording, through the program.
 fn bursts(path: &Path, form: &str, rate: f64, keys: &str) -> Vec<(u64, u64)> {
     let bench = Bench::new(&format!(

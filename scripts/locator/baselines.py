@@ -30,7 +30,7 @@ def search(world: World, cost) -> np.ndarray:
 
 
 def spread(difference: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
-    """Weighted sum of squares of [..., stations] around their mean, NaN passed over: what one unknown for all leaves."""
+    """Weighted sum of squares of [..., stations] around their mean, NaN passed over: what an unknown of all leaves."""
     weight = np.where(np.isfinite(difference), weight, 0)
     difference = np.nan_to_num(difference)
     mean = (weight * difference).sum(-1, keepdims=True) / weight.sum(-1, keepdims=True)
@@ -58,7 +58,9 @@ def tdoa(world: World, times: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     return in_parts(locate, times, sigma)
 
 
-def arrival_times(world: World, facts: dict[str, np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def arrival_times(
+    world: World, facts: dict[str, np.ndarray], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Arrival times with each station's clock error and an estimation error of the Cramér-Rao bound, and their sigma.
 
     For a known signal in white noise the bound is 1 / (2 SNR n (2 pi beta)²) s², with n independent samples while the

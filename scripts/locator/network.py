@@ -16,13 +16,16 @@ UNIT = 1000.0
 ABSENT_DB = -119.0
 # The lowest level that is told, as a ratio to the noise.
 FAINTEST = 1e-3
+# Columns of all stations together with less power than this many times the noise may be noise: its highest are some ten
+# standard deviations lower.
+HEARD = 1.3
 # The mean over a Hann window of what noise leaves in the sum of all bands, which are means of neighbouring bins.
 NOISE_POOLED = 1.5 * BANDS / SIZE
 
 
 class Locator(nn.Module):
-    """Spectrograms in dB [n, stations, BANDS, COLUMNS] to position [n, 2] and spread [n, 3] in metres (sigma east, sigma
-    north, correlation), and confidence [n, 1]: the probability that the truth is within `within` metres of the position.
+    """Spectrograms in dB [n, stations, BANDS, COLUMNS] to position [n, 2] and spread [n, 3] in metres (sigma east,
+    sigma north, correlation), and confidence [n, 1]: the probability that the truth is within `within` metres of it.
     """
 
     def __init__(self, world: World, within: float, width: int = 192, depth: int = 3):
@@ -39,13 +42,14 @@ class Locator(nn.Module):
         self.sure = nn.Sequential(nn.Linear(width + 5, 32), nn.ReLU(), nn.Linear(32, 1))
 
     def levels(self, pooled, present):
-        """Of pooled powers [n, stations, COLUMNS] the ratio of signal to noise while keyed, in tens of dB [n, stations]."""
+        """Of pooled powers [n, stations, COLUMNS] signal over noise while keyed, in tens of dB [n, stations]."""
         relative = pooled / self.noise * present[:, :, None]
         together = relative.sum(1, keepdim=True)
-        # Keyed is where all stations together have more than halfway, in dB, from their noise to their highest.
-        highest = together.amax(2, keepdim=True)
-        between = (highest * present.sum(1)[:, None, None]).sqrt()
-        keyed = (together >= torch.minimum(between, highest)).float()
+        # Keyed is where all stations together have more than halfway, in dB, from their noise to their highest; where
+        # that is hardly above the noise nobody can tell, and all columns count.
+        highest, noise = together.amax(2, keepdim=True), present.sum(1)[:, None, None]
+        heard = (highest > HEARD * noise).float()
+        keyed = (together >= (highest * noise).sqrt() * heard).float()
         mean = (relative * keyed).sum(2) / keyed.sum(2)
         return torch.log10((mean - 1).clamp(min=FAINTEST))
 

@@ -145,7 +145,9 @@ class Transmitter:
             since = (sent[a:b] - starts[k]).astype(np.float32)
             phase[a:b] = 0
             for tone, index, turn in zip(self.tones[k], self.index[k], self.turns[k]):
-                phase[a:b] += np.float32(index) * np.sin(np.float32(2 * np.pi) * (np.float32(tone) * since + np.float32(turn)))
+                phase[a:b] += np.float32(index) * np.sin(
+                    np.float32(2 * np.pi) * (np.float32(tone) * since + np.float32(turn))
+                )
         # Turns of the carrier: its path's length in waves, and how far transmitter and station are off the centre.
         turns = (self.offset + self.oscillators[station]) * time - world.frequency / LIGHT * (far - far[0])
         phase += (2 * np.pi * (turns - np.floor(turns))).astype(np.float32)

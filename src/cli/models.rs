@@ -49,9 +49,12 @@ fn cards() -> Vec<(String, PathBuf)> {
 
 /// What a model is for, as far as its card says.
 fn purpose(card: &Card) -> String {
-    match &card.decode {
-        Some(decode) => format!("detector, {}", decode.family()),
-        None => "no detector, or recognised by itself".into(),
+    match (&card.decode, &card.locator) {
+        (Some(decode), _) => format!("detector, {}", decode.family()),
+        (None, Some(locator)) => {
+            format!("locator, within {} m by its confidence, of {}", locator.within_m, locator.world.display())
+        }
+        (None, None) => "no detector, or recognised by itself".into(),
     }
 }
 

@@ -6,6 +6,7 @@ use framegate::config::{self, Pipeline};
 use framegate::engine::{Engine, EngineError, State};
 use framegate::frame::clock;
 use framegate::http::{Api, Server};
+use framegate::store::Archives;
 use framegate::telemetry::{Health, Recorded, Recorder, Telemetry, Traced, Tracer, notify};
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -126,10 +127,12 @@ impl Run {
         };
         let health = Arc::new(Health::default());
         let shown = Arc::new(Mutex::new(pipeline.to_json()));
-        let _server = serve(&pipeline, &telemetry, &health, &shown)?;
+        let archives: Arc<Mutex<Archives>> = Arc::default();
+        let _server = serve(&pipeline, &telemetry, &health, &shown, &archives)?;
 
         tracing::info!(pipeline = &*pipeline.name, streams = pipeline.sources.len(), "starting");
         let mut engine = Engine::start(pipeline, Arc::clone(&telemetry), Arc::clone(&health))?;
+        *archives.lock() = engine.archives();
         telemetry.note_library("gstreamer", &gstreamer_version());
         if let Some(runtime) = framegate::infer::runtime::loaded() {
             telemetry.note_library("onnxruntime", &runtime.version);
@@ -153,6 +156,7 @@ impl Run {
             }
             if signals.reload.swap(false, Relaxed) {
                 self.reload(&mut engine, &telemetry, &shown);
+                *archives.lock() = engine.archives();
             }
             std::thread::sleep(TICK);
         };
@@ -229,13 +233,15 @@ fn serve(
     telemetry: &Arc<Telemetry>,
     health: &Arc<Health>,
     shown: &Arc<Mutex<serde_json::Value>>,
+    archives: &Arc<Mutex<Archives>>,
 ) -> Result<Option<Server>, Failure> {
     let Some(address) = pipeline.http else { return Ok(None) };
-    let shown = Arc::clone(shown);
+    let (shown, archives) = (Arc::clone(shown), Arc::clone(archives));
     let api = Api {
         telemetry: Arc::clone(telemetry),
         health: Arc::clone(health),
         pipeline: Box::new(move || shown.lock().clone()),
+        archives: Box::new(move || archives.lock().clone()),
         token: Api::token_from_environment(),
     };
     let server = Server::start(address, api).map_err(|error| Failure::new(Code::Other, error))?;

@@ -7,14 +7,15 @@ use super::graph::{self, Ids, Node};
 use super::joins;
 use super::rungs::{self, Base};
 use super::schema::{
-    self, HttpTable, PipelineTable, SINK_KEYS, SOURCE_KEYS, STAGE_KEYS, SinkCommon, SourceCommon, StageCommon,
-    ThreadsTable,
+    self, CacheTable, HttpTable, PipelineTable, SINK_KEYS, SOURCE_KEYS, STAGE_KEYS, SinkCommon, SourceCommon,
+    StageCommon, ThreadsTable,
 };
 use super::section::{Known, Section};
 use super::{
     DEFAULT_DEADLINE, DEFAULT_FPS, DEFAULT_LISTEN, LoadTable, Pipeline, SinkEntry, SourceEntry, StageEntry, advice,
     cost,
 };
+use crate::cache;
 use crate::sink::SinkConfig;
 use crate::source::{Context, SourceConfig};
 use crate::stage::{BuildContext, StageConfig};
@@ -70,6 +71,7 @@ struct SinkTable {
 pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Findings<'_>) -> Option<Pipeline> {
     let mut take = |key: &str| root.remove_entry(key);
     let (pipeline, http, threads) = (take("pipeline"), take("http"), take("threads"));
+    let cache = take("cache");
     let (source, stage, sink, rung) = (take("source"), take("stage"), take("sink"), take("rung"));
     let (cost, simulate) = (take("cost"), take("simulate"));
     for (key, value) in ordered(root) {
@@ -77,6 +79,8 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
     }
     let stem = file.path.file_stem().and_then(|s| s.to_str()).unwrap_or("pipeline");
     let settings = settings(stem, pipeline, http, threads, findings);
+    let cache = cache.and_then(|(name, value)| Section::new("cache".into(), &name, value, findings));
+    let cache = cache.map_or_else(Default::default, |section| read_cache(&section, findings));
     let context = |id: &Arc<str>| BuildContext {
         id: Arc::clone(id),
         search: file.search.clone(),
@@ -86,7 +90,7 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             n => n,
         },
-        exchange: Arc::default(),
+        ..BuildContext::default()
     };
 
     let sources = named_tables(source, "source", findings);
@@ -175,6 +179,7 @@ pub(super) fn assemble<'i>(mut root: DeTable<'i>, file: File, findings: &mut Fin
         admission: settings.admission,
         policy: settings.policy,
         http: settings.http,
+        cache,
         realtime: settings.realtime,
         cpus: settings.cpus,
         sources,
@@ -259,6 +264,27 @@ fn settings<'i>(
         http: listen,
         realtime: thread.realtime,
         cpus: thread.cpus,
+    }
+}
+
+fn read_cache(section: &Section<'_>, findings: &mut Findings<'_>) -> cache::Settings {
+    let table = section.read(&Known::default(), findings, CacheTable::deserialize).unwrap_or_default();
+    let defaults = cache::Settings::default();
+    if table.path.is_none() && table.disk.is_some() {
+        findings.warning(section.value_place("disk"), "is not used without `path`").help("name a folder in `path`");
+    }
+    if table.path.as_ref().is_some_and(|p| p.as_os_str().is_empty() || p.is_file()) {
+        findings.error(section.value_place("path"), "names no folder");
+    }
+    if let Some(Err(error)) = table.redis.as_ref().map(|url| cache::check_redis(&url.0)) {
+        findings.error(section.value_place("redis"), error).help("write it like \"redis://127.0.0.1:6379\"");
+    }
+    cache::Settings {
+        memory: table.memory.map_or(defaults.memory, |b| b.0),
+        path: table.path,
+        disk: table.disk.map_or(defaults.disk, |b| b.0),
+        age: table.age.map(|a| a.0),
+        redis: table.redis.map(|url| url.0),
     }
 }
 

@@ -14,8 +14,8 @@ pub(super) type Key<'i> = Spanned<DeString<'i>>;
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 
 /// Top-level tables of a pipeline file.
-pub(super) const TABLES: [&str; 9] =
-    ["pipeline", "http", "threads", "source", "stage", "sink", "rung", "cost", "simulate"];
+pub(super) const TABLES: [&str; 10] =
+    ["pipeline", "http", "cache", "threads", "source", "stage", "sink", "rung", "cost", "simulate"];
 /// Top-level lists of tables.
 const LISTS: [&str; 2] = ["rung", "cost"];
 

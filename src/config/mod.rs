@@ -69,6 +69,8 @@ pub struct Pipeline {
     pub policy: Policy,
     /// Where metrics and health are served, `None` for nowhere.
     pub http: Option<SocketAddr>,
+    /// What was made before is kept here.
+    pub cache: crate::cache::Settings,
     /// Real-time priority of the data plane's threads (SCHED_FIFO, 1 to 99), `None` for the normal scheduler.
     pub realtime: Option<u8>,
     /// Cores of the data plane's threads, empty for all.

@@ -6,6 +6,7 @@
 use super::cost::CostTable;
 use super::{Admission, LoadTable};
 use crate::schedule::Policy;
+use crate::sink::units::{Bytes, Secret, Span};
 use crate::source::SourceConfig;
 use crate::{sink, stage};
 use schemars::generate::SchemaSettings;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
 
@@ -43,6 +45,23 @@ pub(super) struct PipelineTable {
 pub(super) struct HttpTable {
     /// Address and port, or "off". Default "127.0.0.1:9633".
     pub(super) listen: Option<Listen>,
+}
+
+/// `[cache]`: what was made of an input before, so that it need not be made again. Answers of the API are kept in it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CacheTable {
+    /// Bytes that it takes in memory. Default `"64MiB"`.
+    pub(super) memory: Option<Bytes>,
+    /// A folder behind it, relative to the working directory; made where there is none. Default: none.
+    pub(super) path: Option<PathBuf>,
+    /// Bytes that it takes in the folder. Default `"1GiB"`.
+    pub(super) disk: Option<Bytes>,
+    /// What is older is not used any more. Default: no limit.
+    pub(super) age: Option<Span>,
+    /// A Redis server behind it: `"redis://[USER:PASSWORD@]HOST[:6379][/DB]"`. While it is away the cache works without.
+    /// Default: none.
+    pub(super) redis: Option<Secret>,
 }
 
 /// `[threads]`: where and how the data plane's threads run.
@@ -220,7 +239,7 @@ pub fn json_schema() -> Value {
     let mut g = generator();
     let pipeline = g.subschema_for::<PipelineTable>();
     let http = g.subschema_for::<HttpTable>();
-    let threads = g.subschema_for::<ThreadsTable>();
+    let (threads, cache) = (g.subschema_for::<ThreadsTable>(), g.subschema_for::<CacheTable>());
     let (cost, simulate) = (g.subschema_for::<CostTable>(), g.subschema_for::<LoadTable>());
     let source = with_common::<SourceCommon>(&mut g, |g| g.subschema_for::<SourceConfig>(), None);
     let stages: Vec<Value> = stage::KINDS
@@ -234,7 +253,7 @@ pub fn json_schema() -> Value {
     let id = json!({ "pattern": "^[A-Za-z0-9_-]{1,64}$" });
     let mut definitions = g.take_definitions(true);
     // Only the merged objects are of use; the bare ones would confuse a reader.
-    drop_unused(&mut definitions, &[&json!([pipeline, http, threads, source, stages, sinks, cost, simulate])]);
+    drop_unused(&mut definitions, &[&json!([pipeline, http, cache, threads, source, stages, sinks, cost, simulate])]);
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "framegate pipeline",
@@ -244,6 +263,7 @@ pub fn json_schema() -> Value {
         "properties": {
             "pipeline": pipeline,
             "http": http,
+            "cache": cache,
             "threads": threads,
             "source": {
                 "description": "Streams by id.", "type": "object", "minProperties": 1,

@@ -3,13 +3,12 @@
 use super::device::{self, Crew, Delivery, Dispatcher, Finisher, Link, Opened, Opener, Post, Sessions, Threads, Ways};
 use super::inbox::{Inbox, InboxHandle, RingSpec, Terms};
 use super::outlet::{OnDevice, Outlet, Shared, SinkPort};
-use super::plan::{self, DevicePlan, Plan, Planned};
+use super::plan::{self, Commons, DevicePlan, Plan, Planned};
 use super::supervisor::Supervisor;
 use super::threads::{self, Placement};
 use super::worker::{Factory, Worker};
 use super::{EngineError, sinks};
 use crate::config::{AtRung, Pipeline};
-use crate::frame::exchange::Exchange;
 use crate::frame::{Frame, Nanos, Stream};
 use crate::ring::{self, Bell, Sender, WhenFull};
 use crate::schedule::trace::{Setup, Taped};
@@ -57,8 +56,8 @@ pub struct Graph {
 pub struct Parts<'a> {
     /// The pipeline file.
     pub pipeline: &'a Pipeline,
-    /// Where its streams meet.
-    pub exchange: &'a Arc<Exchange>,
+    /// What its components share.
+    pub commons: &'a Commons,
     /// Sinks that are open.
     pub sinks: &'a sinks::Sinks,
     /// The process's measurements.
@@ -98,7 +97,7 @@ impl Graph {
                 id: entry.id.clone(),
                 from: entry.from.clone(),
                 placement: plan::placement(pipeline, entry),
-                plan: plan::plan(pipeline, parts.exchange, entry)?,
+                plan: plan::plan(pipeline, parts.commons, entry)?,
             });
         }
         for source in &pipeline.sources {

@@ -72,7 +72,7 @@ impl MeasuredStage {
 pub fn pipeline(pipeline: &Pipeline, patience: Duration) -> Result<Vec<MeasuredStage>, EngineError> {
     let mut out = Vec::new();
     for entry in &pipeline.stages {
-        let context = plan::context(pipeline, &Arc::default(), &entry.id);
+        let context = plan::context(pipeline, &plan::Commons::default(), &entry.id);
         let failed = |e: StageError| EngineError::Unusable(format!("stage `{}`: {e}", entry.id));
         let mut ways: Vec<(usize, Measured)> = Vec::new();
         let mut rungs = Vec::new();

@@ -19,14 +19,17 @@ mod supervisor;
 mod threads;
 mod worker;
 
+use crate::cache::Cache;
 use crate::config::{Admission, Pipeline, SourceEntry};
 use crate::frame::exchange::Exchange;
 use crate::frame::{Nanos, Signal, Stream};
 use crate::schedule::admission;
 use crate::source::Intake;
+use crate::store::Archives;
 use crate::telemetry::{Health, StreamMeter, Telemetry};
 use graph::{Graph, Parts};
 use inbox::Terms;
+use plan::Commons;
 use sinks::Sinks;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -57,8 +60,7 @@ pub enum State {
 /// A running pipeline.
 pub struct Engine {
     pipeline: Pipeline,
-    /// Where its streams meet; sources keep it over a reload, and so does the engine.
-    exchange: Arc<Exchange>,
+    commons: Commons,
     telemetry: Arc<Telemetry>,
     health: Arc<Health>,
     supervisor: Arc<Supervisor>,
@@ -86,12 +88,14 @@ impl Engine {
     pub fn start(pipeline: Pipeline, telemetry: Arc<Telemetry>, health: Arc<Health>) -> Result<Self, EngineError> {
         let supervisor = Arc::new(Supervisor::default());
         describe(&pipeline, &telemetry);
-        let exchange = Arc::default();
-        expect(&pipeline, &exchange);
-        let sinks = Sinks::open(&pipeline, &exchange, &telemetry, None)?;
+        let cache = Cache::open(&pipeline.cache).map_err(|e| EngineError::Failed(format!("[cache]: {e}")))?;
+        let commons = Commons { cache: Arc::new(cache), ..Commons::default() };
+        telemetry.cache(commons.cache.clone());
+        expect(&pipeline, &commons.exchange);
+        let sinks = Sinks::open(&pipeline, &commons, &telemetry, None)?;
         let parts = Parts {
             pipeline: &pipeline,
-            exchange: &exchange,
+            commons: &commons,
             sinks: &sinks,
             telemetry: &telemetry,
             health: &health,
@@ -99,7 +103,7 @@ impl Engine {
         };
         let graph = Graph::start(&parts)?;
         let mut engine = Self {
-            exchange,
+            commons,
             telemetry,
             health,
             supervisor,
@@ -196,7 +200,7 @@ impl Engine {
         let meter: Arc<StreamMeter> = self.telemetry.stream(&stream);
         let (rings, held) = self.graph.open(&stream, fast, &meter, terms);
         let intake = Arc::new(Intake::new(stream.clone(), rings, held));
-        match streams::Running::start(&self.pipeline, &self.exchange, entry, intake, meter) {
+        match streams::Running::start(&self.pipeline, &self.commons.exchange, entry, intake, meter) {
             Ok(running) => self.sources.push(running),
             Err(reason) => {
                 stream.set_signal(Signal::Broken(reason.clone()));
@@ -210,6 +214,11 @@ impl Engine {
     /// The pipeline as it runs.
     pub fn pipeline(&self) -> &Pipeline {
         &self.pipeline
+    }
+
+    /// The reading ends of its stores, by the ids of their sinks, in the file's order.
+    pub fn archives(&self) -> Archives {
+        self.sinks.archives()
     }
 
     /// Looks after everything; to be called a few times a second.
@@ -249,11 +258,14 @@ impl Engine {
     /// # Errors
     /// What of the new file cannot be used; the old pipeline goes on.
     pub fn reload(&mut self, pipeline: Pipeline) -> Result<(), EngineError> {
-        expect(&pipeline, &self.exchange);
-        let sinks = Sinks::open(&pipeline, &self.exchange, &self.telemetry, Some(&self.sinks))?;
+        if pipeline.cache != self.pipeline.cache {
+            tracing::warn!("[cache] is only read at start: restart for another cache");
+        }
+        expect(&pipeline, &self.commons.exchange);
+        let sinks = Sinks::open(&pipeline, &self.commons, &self.telemetry, Some(&self.sinks))?;
         let parts = Parts {
             pipeline: &pipeline,
-            exchange: &self.exchange,
+            commons: &self.commons,
             sinks: &sinks,
             telemetry: &self.telemetry,
             health: &self.health,
@@ -335,7 +347,7 @@ fn describe(pipeline: &Pipeline, telemetry: &Telemetry) {
     telemetry.set_rungs(&pipeline.rungs.iter().map(|r| r.name.clone()).collect::<Vec<_>>());
     telemetry.note_pipeline(&pipeline.sha256);
     for stage in &pipeline.stages {
-        let context = plan::context(pipeline, &Arc::default(), &stage.id);
+        let context = plan::context(pipeline, &Commons::default(), &stage.id);
         for (name, sha256) in (0..=stage.variants.len()).flat_map(|way| stage.way(way).models(&context)) {
             telemetry.note_model(&name, &sha256);
         }

@@ -31,8 +31,8 @@ pub struct SinkPort {
     pub ring: Sender<Arc<Record>>,
     /// Its measurements.
     pub meter: Arc<SinkMeter>,
-    /// It reads pixels.
-    pub wants_pixels: bool,
+    /// It reads pixels or samples.
+    pub wants_payload: bool,
 }
 
 /// What all outlets of a graph share.
@@ -155,7 +155,8 @@ impl Outlet {
             return;
         }
         let size = frame.payload.picture().map(|p| p.view_size());
-        let pixels = self.sinks.iter().any(|s| s.wants_pixels);
+        let samples = frame.payload.samples().map(|b| b.note(ticket.stream.sample_clock()));
+        let payload = self.sinks.iter().any(|s| s.wants_payload);
         let record = Arc::new(Record {
             pipeline: self.shared.pipeline.clone(),
             stream: ticket.stream.clone(),
@@ -169,8 +170,9 @@ impl Outlet {
             rescued: frame.rescued,
             inferred: frame.inferred,
             size,
+            samples,
             annotations: frame.annotations,
-            payload: if pixels { frame.payload } else { Payload::Empty },
+            payload: if payload { frame.payload } else { Payload::Empty },
         });
         // The ticket closes the frame's ledger entry here: what a sink loses is the sink's count.
         drop(ticket);

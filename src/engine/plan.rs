@@ -4,6 +4,7 @@ use super::EngineError;
 use super::device::{self, Later, Opened, Ways};
 use super::threads::Placement;
 use super::worker::Factory;
+use crate::cache::Cache;
 use crate::config::{AtRung, Pipeline, StageEntry};
 use crate::frame::Nanos;
 use crate::frame::exchange::Exchange;
@@ -16,8 +17,17 @@ use std::time::Duration;
 /// All calibration of one device together takes about this long.
 const CALIBRATION: Duration = Duration::from_millis(2500);
 
+/// What all components of a pipeline share. It stays over a reload.
+#[derive(Clone, Default)]
+pub struct Commons {
+    /// Where its streams meet.
+    pub exchange: Arc<Exchange>,
+    /// What was made before.
+    pub cache: Arc<Cache>,
+}
+
 /// What a component of this pipeline may know when it is built.
-pub(super) fn context(pipeline: &Pipeline, exchange: &Arc<Exchange>, id: &Arc<str>) -> BuildContext {
+pub(super) fn context(pipeline: &Pipeline, commons: &Commons, id: &Arc<str>) -> BuildContext {
     BuildContext {
         id: id.clone(),
         search: pipeline.search.clone(),
@@ -28,7 +38,9 @@ pub(super) fn context(pipeline: &Pipeline, exchange: &Arc<Exchange>, id: &Arc<st
         } else {
             pipeline.cpus.len()
         },
-        exchange: exchange.clone(),
+        exchange: commons.exchange.clone(),
+        cache: commons.cache.clone(),
+        ..BuildContext::default()
     }
 }
 
@@ -64,8 +76,8 @@ pub(super) fn placement(pipeline: &Pipeline, entry: &StageEntry) -> Placement {
 }
 
 /// Builds the ways of running a stage that its rungs ask for.
-pub(super) fn plan(pipeline: &Pipeline, exchange: &Arc<Exchange>, entry: &StageEntry) -> Result<Plan, EngineError> {
-    let context = context(pipeline, exchange, &entry.id);
+pub(super) fn plan(pipeline: &Pipeline, commons: &Commons, entry: &StageEntry) -> Result<Plan, EngineError> {
+    let context = context(pipeline, commons, &entry.id);
     let at: Vec<AtRung> = (0..pipeline.rungs.len().max(1)).map(|rung| entry.at(rung)).collect();
     // Only the ways that some rung takes, numbered anew.
     let mut used: Vec<usize> = at.iter().filter_map(|a| a.variant).collect();

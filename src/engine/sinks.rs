@@ -1,12 +1,14 @@
 //! The sinks' threads and queues.
 
 use super::outlet::SinkPort;
+use super::plan::Commons;
 use super::{EngineError, plan};
 use crate::config::{Pipeline, SinkEntry};
 use crate::frame::Record;
-use crate::frame::exchange::Exchange;
 use crate::ring::{self, WhenFull};
 use crate::sink::Sink;
+use crate::stage::BuildContext;
+use crate::store::{Archive, Archives};
 use crate::telemetry::{SinkMeter, Telemetry};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::cell::Cell;
@@ -24,6 +26,7 @@ struct Running {
     /// What it was opened with: a reload keeps a sink that has not changed.
     settings: String,
     port: SinkPort,
+    archive: Option<Arc<Archive>>,
     thread: Arc<JoinHandle<()>>,
 }
 
@@ -37,7 +40,7 @@ impl Sinks {
     /// A sink that cannot be used.
     pub fn open(
         pipeline: &Pipeline,
-        exchange: &Arc<Exchange>,
+        commons: &Commons,
         telemetry: &Arc<Telemetry>,
         before: Option<&Self>,
     ) -> Result<Self, EngineError> {
@@ -51,11 +54,11 @@ impl Sinks {
         for entry in &pipeline.sinks {
             let settings = format!("{when_full:?} {} {} {:?}", entry.kind, entry.queue, entry.config);
             let kept = before.and_then(|b| b.0.iter().find(|r| r.id == entry.id && r.settings == settings));
-            let (port, thread) = match kept {
-                Some(r) => (r.port.clone(), r.thread.clone()),
-                None => start(pipeline, exchange, entry, telemetry, when_full)?,
+            let (port, archive, thread) = match kept {
+                Some(r) => (r.port.clone(), r.archive.clone(), r.thread.clone()),
+                None => start(pipeline, commons, entry, telemetry, when_full)?,
             };
-            sinks.push(Running { id: entry.id.clone(), from: entry.from.clone(), settings, port, thread });
+            sinks.push(Running { id: entry.id.clone(), from: entry.from.clone(), settings, port, archive, thread });
         }
         Ok(Self(sinks))
     }
@@ -65,32 +68,41 @@ impl Sinks {
         self.0.iter().filter(|s| s.from.iter().any(|f| **f == *id)).map(|s| s.port.clone()).collect()
     }
 
+    /// The reading ends of those that store, in the file's order.
+    pub fn archives(&self) -> Archives {
+        self.0.iter().filter_map(|s| Some((s.id.clone(), s.archive.clone()?))).collect()
+    }
+
     /// No more records will come: gives back the sinks' threads, which end when their queues are empty.
     pub fn close(self) -> Vec<Arc<JoinHandle<()>>> {
         self.0.into_iter().map(|s| s.thread).collect()
     }
 }
 
+/// A sink at work: the way in, what answers questions about what it stored, its thread.
+type Started = (SinkPort, Option<Arc<Archive>>, Arc<JoinHandle<()>>);
+
 fn start(
     pipeline: &Pipeline,
-    exchange: &Arc<Exchange>,
+    commons: &Commons,
     entry: &SinkEntry,
     telemetry: &Arc<Telemetry>,
     when_full: WhenFull,
-) -> Result<(SinkPort, Arc<JoinHandle<()>>), EngineError> {
-    let sink = entry
-        .config
-        .open(&plan::context(pipeline, exchange, &entry.id))
-        .map_err(|e| EngineError::Failed(format!("sink `{}`: {e}", entry.id)))?;
+) -> Result<Started, EngineError> {
+    let context = BuildContext { views: telemetry.views().clone(), ..plan::context(pipeline, commons, &entry.id) };
+    let mut sink = entry.config.open(&context).map_err(|e| EngineError::Failed(format!("sink `{}`: {e}", entry.id)))?;
+    let archive = sink.archive();
     let (tx, rx) = ring::ring(entry.queue.max(1), when_full);
     let meter = telemetry.sink(&entry.id);
-    let port = SinkPort { ring: tx, meter: meter.clone(), wants_pixels: entry.config.wants_pixels() };
+    let measured = meter.clone();
+    sink.on_stored(Arc::new(move |after| measured.stored(after)));
+    let port = SinkPort { ring: tx, meter: meter.clone(), wants_payload: entry.config.wants_payload() };
     let id = entry.id.clone();
     let thread = std::thread::Builder::new()
         .name(format!("sink:{id}").chars().take(15).collect())
         .spawn(move || run(&id, sink, &rx, &meter))
         .map_err(|e| EngineError::Failed(format!("the system gives no more threads: {e}")))?;
-    Ok((port, Arc::new(thread)))
+    Ok((port, archive, Arc::new(thread)))
 }
 
 fn run(id: &str, mut sink: Box<dyn Sink>, records: &Receiver<Arc<Record>>, meter: &SinkMeter) {

@@ -3,7 +3,7 @@
 
 use super::clock::Nanos;
 use super::journey::{Journey, Witness};
-use super::{Beat, Rhythm};
+use super::{Beat, ClockReading, Gap, GapCause, Rhythm};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -121,6 +121,9 @@ pub struct Ledger {
     rescued: AtomicU64,
     copies: AtomicU64,
     reconnects: AtomicU64,
+    samples: AtomicU64,
+    lost: [AtomicU64; 3],
+    gaps: [AtomicU64; 3],
 }
 
 /// A consistent reading of a [`Ledger`].
@@ -146,6 +149,12 @@ pub struct Counts {
     pub copies: u64,
     /// Times the source was connected again.
     pub reconnects: u64,
+    /// Samples that came into frames.
+    pub samples: u64,
+    /// Samples that are known to be missing, by [`GapCause`].
+    pub lost: [u64; 3],
+    /// Places where samples are missing, by [`GapCause`].
+    pub gaps: [u64; 3],
 }
 
 impl Counts {
@@ -185,6 +194,9 @@ impl Ledger {
             rescued: self.rescued.load(Relaxed),
             copies: self.copies.load(Relaxed),
             reconnects: self.reconnects.load(Relaxed),
+            samples: self.samples.load(Relaxed),
+            lost: std::array::from_fn(|i| self.lost[i].load(Relaxed)),
+            gaps: std::array::from_fn(|i| self.gaps[i].load(Relaxed)),
             captured: 0,
         };
         c.captured = self.captured.load(std::sync::atomic::Ordering::Acquire);
@@ -206,6 +218,18 @@ impl Ledger {
     /// Counts a reconnect of the source.
     pub fn add_reconnect(&self) {
         self.reconnects.fetch_add(1, Relaxed);
+    }
+    /// Counts samples that came into a frame.
+    pub fn add_samples(&self, n: u64) {
+        self.samples.fetch_add(n, Relaxed);
+    }
+    /// Counts samples as missing.
+    pub fn add_lost(&self, n: u64, cause: GapCause) {
+        self.lost[cause as usize].fetch_add(n, Relaxed);
+    }
+    /// Counts a place in the stream where samples are missing; how many is for [`add_lost`](Self::add_lost).
+    pub fn add_gap(&self, gap: &Gap) {
+        self.gaps[gap.cause as usize].fetch_add(1, Relaxed);
     }
 }
 
@@ -243,6 +267,7 @@ pub struct Stream {
     up: AtomicBool,
     signal: Mutex<Signal>,
     rhythm: Mutex<Rhythm>,
+    clock: Mutex<Option<ClockReading>>,
     witness: OnceLock<Arc<dyn Witness>>,
 }
 
@@ -260,6 +285,7 @@ impl Stream {
             up: AtomicBool::new(false),
             signal: Mutex::new(Signal::Connecting),
             rhythm: Mutex::default(),
+            clock: Mutex::default(),
             witness: OnceLock::new(),
         }
     }
@@ -284,6 +310,15 @@ impl Stream {
     /// How regularly its frames are captured.
     pub fn beat(&self) -> Option<Beat> {
         self.rhythm.lock().beat()
+    }
+
+    /// What its samples' clock was last measured to do by the host's; `None` before, and for pictures.
+    pub fn sample_clock(&self) -> Option<ClockReading> {
+        *self.clock.lock()
+    }
+    /// Notes how fast its samples' clock runs.
+    pub fn set_sample_clock(&self, reading: ClockReading) {
+        *self.clock.lock() = Some(reading);
     }
 
     /// Some of its frames are watched from now on. Only the first witness counts.

@@ -20,7 +20,7 @@ pub use picture::{
 };
 pub use record::Record;
 pub use rhythm::{Beat, Rhythm};
-pub use samples::{Gap, GapCause, SampleBlock, SampleTime};
+pub use samples::{ClockReading, Gap, GapCause, SampleBlock, SampleNote, SampleTime};
 
 use journey::Act;
 use std::sync::Arc;

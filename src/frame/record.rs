@@ -1,6 +1,6 @@
 //! A finished frame's record: what sinks get, and its JSON form.
 
-use super::{Annotations, Nanos, Payload, Stream, clock};
+use super::{Annotations, Nanos, Payload, SampleNote, Stream, clock};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use std::sync::Arc;
 
@@ -31,9 +31,11 @@ pub struct Record {
     pub inferred: bool,
     /// Width and height of the source picture as viewed.
     pub size: Option<(u32, u32)>,
+    /// What its samples were, of a radio or sensor stream.
+    pub samples: Option<SampleNote>,
     /// What stages wrote.
     pub annotations: Annotations,
-    /// The pixels, kept only where a sink asked for them.
+    /// Pixels or samples, kept only where a sink asked for them.
     pub payload: Payload,
 }
 
@@ -51,7 +53,7 @@ impl Record {
 }
 
 /// Keys that a record writes itself: no stage may write under them.
-const RESULT_KEYS: [&str; 15] = [
+const RESULT_KEYS: [&str; 16] = [
     "v",
     "pipeline",
     "stream",
@@ -65,6 +67,7 @@ const RESULT_KEYS: [&str; 15] = [
     "rescued",
     "inferred",
     "size",
+    "samples",
     "detections",
     "tensors",
 ];
@@ -164,6 +167,9 @@ impl Serialize for Record {
         if let Some((w, h)) = self.size {
             m.serialize_entry("size", &[w, h])?;
         }
+        if let Some(samples) = &self.samples {
+            m.serialize_entry("samples", samples)?;
+        }
         if let Some(d) = &self.annotations.detections {
             m.serialize_entry("detections", d)?;
         }
@@ -186,8 +192,10 @@ impl Serialize for Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Attribute, Detection, RawTensor};
+    use crate::frame::{Attribute, ClockReading, Detection, Gap, GapCause, RawTensor, SampleBlock, SampleTime};
+    use num_complex::Complex32;
     use serde_json::{Value, json};
+    use std::time::Duration;
 
     fn record() -> Record {
         Record {
@@ -203,6 +211,7 @@ mod tests {
             rescued: false,
             inferred: true,
             size: Some((1280, 720)),
+            samples: None,
             annotations: Annotations::default(),
             payload: Payload::Empty,
         }
@@ -261,6 +270,34 @@ mod tests {
         assert!(v.get("size").is_none() && v.get("detections").is_none() && v.get("tensors").is_none());
         r.annotations.detections = Some(Vec::new());
         assert_eq!(read(&r)["detections"], json!([]));
+    }
+
+    #[test]
+    fn samples_are_told_with_what_is_missing_before_them() {
+        let mut r = record();
+        r.size = None;
+        let gap = Some(Gap { samples: 7, cause: GapCause::Lost });
+        let time = Some(SampleTime { ns: 1_767_268_800_000_000_001, accuracy: Duration::from_millis(2) });
+        let block = SampleBlock {
+            samples: vec![Complex32::default(); 3],
+            rate: 2.4e6,
+            frequency: Some(100e6),
+            position: 9,
+            last: false,
+            gap,
+            time,
+        };
+        r.samples = Some(block.note(Some(ClockReading { drift_ppm: -1.23456, uncertainty_ppm: 0.5, seconds: 60.0 })));
+        assert_eq!(
+            read(&r)["samples"],
+            json!({
+                "rate": 2.4e6, "frequency": 100e6, "position": 9, "count": 3, "gap": {"samples": 7, "cause": "lost"},
+                "time": {"at": "2026-01-01T12:00:00.000000001Z", "accuracy_ms": 2.0},
+                "clock": {"drift_ppm": -1.235, "uncertainty_ppm": 0.5, "seconds": 60.0}
+            })
+        );
+        r.samples = Some(SampleBlock { gap: None, time: None, frequency: None, ..block }.note(None));
+        assert_eq!(read(&r)["samples"], json!({"rate": 2.4e6, "position": 9, "count": 3}));
     }
 
     #[test]

@@ -4,11 +4,15 @@
 //! however slow or many, ever touches a frame. Reads are open to clients on this host; all others need the bearer
 //! token.
 
+mod openapi;
+mod results;
 mod routes;
 mod serve;
+mod views;
 
 pub use serve::Server;
 
+use crate::store::Archives;
 use crate::telemetry::{Health, Telemetry};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -25,6 +29,8 @@ pub struct Api {
     pub health: Arc<Health>,
     /// The pipeline as it runs now, without secrets.
     pub pipeline: Box<dyn Fn() -> Value + Send + Sync>,
+    /// The stores that answer questions, by the ids of their sinks.
+    pub archives: Box<dyn Fn() -> Archives + Send + Sync>,
     /// What clients on other hosts have to show; without one they are turned away.
     pub token: Option<String>,
 }

@@ -1,6 +1,7 @@
 //! What is served under which path.
 
-use super::Api;
+use super::results::results;
+use super::{Api, openapi};
 use crate::frame::clock;
 use axum::Router;
 use axum::extract::{Request, State};
@@ -29,6 +30,9 @@ pub(super) fn router(api: Arc<Api>) -> Router {
         .route("/readyz", get(readyz))
         .route("/api/v1/pipeline", get(pipeline))
         .route("/api/v1/streams", get(streams))
+        .route("/api/v1/results", get(results))
+        .route("/api/v1/openapi.json", get(description))
+        .merge(super::views::routes())
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_LIMIT))
@@ -36,11 +40,11 @@ pub(super) fn router(api: Arc<Api>) -> Router {
         .with_state(api)
 }
 
-fn json_response(status: StatusCode, value: &Value) -> Response {
+pub(super) fn json_response(status: StatusCode, value: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }
 
-fn error(status: StatusCode, message: &str) -> Response {
+pub(super) fn error(status: StatusCode, message: &str) -> Response {
     json_response(status, &json!({ "error": message }))
 }
 
@@ -67,7 +71,7 @@ async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Res
         }
     };
     let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
@@ -80,12 +84,18 @@ fn shows(headers: &HeaderMap, token: &str) -> bool {
 }
 
 async fn page() -> Response {
+    self_contained(PAGE)
+}
+
+/// A page that may load nothing from anywhere else.
+pub(super) fn self_contained(page: &'static str) -> Response {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
                   base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(PAGE)).into_response()
+    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(page)).into_response()
 }
 
 async fn metrics(State(api): State<Arc<Api>>) -> Response {
+    api.telemetry.stuck(api.health.stuck(clock::now()).len());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], api.telemetry.metrics()).into_response()
 }
 
@@ -112,13 +122,16 @@ async fn streams(State(api): State<Arc<Api>>) -> Response {
     json_response(StatusCode::OK, &json!({ "streams": api.telemetry.streams() }))
 }
 
+async fn description() -> Response {
+    json_response(StatusCode::OK, &openapi::describe())
+}
+
 async fn unknown() -> Response {
-    error(
-        StatusCode::NOT_FOUND,
-        "there are /, /metrics, /healthz, /readyz, /api/v1/pipeline and /api/v1/streams, and nothing else",
-    )
+    let mut paths: Vec<_> = openapi::PATHS.iter().map(|(path, ..)| *path).collect();
+    paths.push(openapi::RECORD);
+    error(StatusCode::NOT_FOUND, &format!("there are {}, and nothing else", paths.join(", ")))
 }
 
 async fn wrong_method() -> Response {
-    error(StatusCode::METHOD_NOT_ALLOWED, "this address can only be read")
+    error(StatusCode::METHOD_NOT_ALLOWED, "this address does not take this method")
 }

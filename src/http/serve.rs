@@ -23,7 +23,7 @@ const CONNECTIONS: usize = 64;
 pub(super) struct Patience {
     /// To send a request's head, also after the one before.
     pub(super) head: Duration,
-    /// For a whole connection. All answers are short, so nobody needs more.
+    /// For a whole connection. Answers are short, but for streams of events: browsers ask for those again by themselves.
     pub(super) connection: Duration,
     /// To take its answer when the server stops.
     pub(super) stop: Duration,
@@ -152,6 +152,8 @@ async fn serve(
     mut stopped: watch::Receiver<bool>,
     patience: Patience,
 ) {
+    // An answer's last piece must not wait until the client has confirmed the one before.
+    let _ = stream.set_nodelay(true);
     let service = TowerToHyperService::new(app.layer(Extension(Peer(peer.ip()))));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -34,6 +34,7 @@ impl Bench {
             telemetry: self.telemetry.clone(),
             health: self.health.clone(),
             pipeline: Box::new(|| serde_json::json!({ "name": "entrance" })),
+            archives: Box::new(Vec::new),
             token: token.map(str::to_owned),
         }
     }
@@ -120,8 +121,11 @@ fn health_follows_the_threads() {
     let stuck = get(&server, "/healthz");
     assert_eq!((stuck.status, &stuck.json()["healthy"]), (503, &false.into()));
     assert!(stuck.json()["reasons"][0].as_str().unwrap().contains("`detect`"), "{}", stuck.body);
+    let counted = |n: usize| get(&server, "/metrics").body.contains(&format!("\nframegate_threads_stuck {n}\n"));
+    assert!(counted(1));
     pulse.end();
     assert_eq!(get(&server, "/healthz").status, 200);
+    assert!(counted(0));
 }
 
 #[test]
@@ -270,4 +274,139 @@ fn stopping_is_quick_though_clients_linger() {
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert!(TcpStream::connect(address).is_err());
     drop(lingering);
+}
+
+/// A client that looks at a waterfall, behind the answer's head.
+fn look(server: &Server, stream: &str) -> std::io::BufReader<TcpStream> {
+    let mut client = TcpStream::connect(server.address()).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(client, "GET /api/v1/streams/{stream}/waterfall HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut client = std::io::BufReader::new(client);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(std::io::BufRead::read_line(&mut client, &mut head).unwrap(), 0, "{head}");
+    }
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("text/event-stream"), "{head}");
+    client
+}
+
+/// The data of the next event.
+fn event(client: &mut std::io::BufReader<TcpStream>) -> String {
+    loop {
+        let mut line = String::new();
+        assert_ne!(std::io::BufRead::read_line(client, &mut line).unwrap(), 0, "the stream of events ended");
+        if let Some(data) = line.strip_prefix("data: ") {
+            return data.trim_end().to_owned();
+        }
+    }
+}
+
+#[test]
+fn a_waterfall_is_a_stream_of_events_that_no_client_holds_up() {
+    let bench = Bench::new();
+    let server = bench.serve();
+    assert_eq!(get(&server, "/api/v1/streams/rx%2F1/waterfall").status, 404);
+    let waterfall = bench.telemetry.views().waterfall(&Arc::from("rx/1"));
+    assert_eq!(get(&server, "/api/v1/waterfalls").json(), serde_json::json!({"streams": ["rx/1"]}));
+    // This one never reads on.
+    let _stuck = look(&server, "rx%2F1");
+    let mut client = look(&server, "rx%2F1");
+    let line = "x".repeat(10_000);
+    let begun = Instant::now();
+    for n in 0..5000 {
+        waterfall.show(format!("{n} {line}").into());
+    }
+    // 50 MB that nobody has room for are gone at once.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let numbers: Vec<u64> = (0..32).map(|_| event(&mut client).split_once(' ').unwrap().0.parse().unwrap()).collect();
+    assert!(numbers.is_sorted() && numbers[31] >= 31, "{numbers:?}");
+    assert_eq!(get(&server, "/healthz").status, 200);
+    // The sink goes, and so does the stream of events.
+    drop(waterfall);
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).unwrap();
+    assert_eq!(get(&server, "/api/v1/streams/rx%2F1/waterfall").status, 404);
+}
+
+#[test]
+fn no_more_clients_look_than_there_is_room_for() {
+    let bench = Bench::new();
+    let server = bench.serve();
+    let waterfall = bench.telemetry.views().waterfall(&Arc::from("rx"));
+    let mut clients: Vec<_> = (0..16).map(|_| look(&server, "rx")).collect();
+    assert_eq!(get(&server, "/api/v1/streams/rx/waterfall").status, 503);
+    clients.pop();
+    // The server learns that a client has gone when it has something to tell it.
+    let begun = Instant::now();
+    loop {
+        waterfall.show("{}".into());
+        let mut client = TcpStream::connect(server.address()).unwrap();
+        client.write_all(b"GET /api/v1/streams/rx/waterfall HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut start = [0; 12];
+        client.read_exact(&mut start).unwrap();
+        if start == *b"HTTP/1.1 200" {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "a place stays taken");
+    }
+}
+
+#[test]
+fn the_waterfalls_page_is_self_contained() {
+    let bench = Bench::new();
+    let answer = get(&bench.serve(), "/waterfall");
+    assert_eq!(answer.status, 200);
+    assert!(answer.head.contains("content-security-policy: default-src 'none'"), "{}", answer.head);
+    for absent in ["http://", "https://", "src=", "innerHTML"] {
+        assert!(!answer.body.contains(absent), "{absent}");
+    }
+}
+
+#[test]
+fn a_recording_is_asked_for_with_json_and_by_no_foreign_page() {
+    let bench = Bench::new();
+    let server = bench.serve();
+    let recorder = bench.telemetry.views().recorder(&Arc::from("rx"));
+    let post = |stream: &str, headers: &str, body: &str| {
+        let length = body.len();
+        ask(
+            server.address(),
+            &format!(
+                "POST /api/v1/streams/{stream}/record HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+            ),
+        )
+    };
+    let json = "Host: 127.0.0.1:9633\r\nContent-Type: application/json\r\n";
+    let good = post("rx", json, r#"{"seconds": 2.5}"#);
+    assert_eq!((good.status, good.json()), (202, serde_json::json!({"sinks": 1})));
+    assert_eq!(recorder.asked(), Some(Duration::from_millis(2500)));
+    let own = format!("{json}Origin: http://127.0.0.1:9633\r\n");
+    assert_eq!(post("rx", &own, r#"{"seconds": 0}"#).status, 202);
+    assert_eq!(recorder.asked(), Some(Duration::ZERO));
+    for (stream, headers, body, status) in [
+        ("ry", json, r#"{"seconds": 1}"#, 404),
+        ("rx", json, r#"{"seconds": -1}"#, 400),
+        ("rx", json, r#"{"seconds": 1e9}"#, 400),
+        ("rx", json, r#"{"seconds": 1"#, 400),
+        ("rx", json, r#"{"seconds": "1"}"#, 400),
+        ("rx", json, r#"{"seconds": 1, "folder": "/etc"}"#, 400),
+        ("rx", "Host: localhost\r\nContent-Type: text/plain\r\n", r#"{"seconds": 1}"#, 415),
+        ("rx", "Host: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n", "seconds=1", 415),
+        ("rx", &format!("{json}Origin: https://elsewhere.example\r\n"), r#"{"seconds": 1}"#, 403),
+        // A foreign name that leads here.
+        (
+            "rx",
+            "Host: evil.example\r\nOrigin: http://evil.example\r\nContent-Type: application/json\r\n",
+            r#"{"seconds": 1}"#,
+            403,
+        ),
+        ("rx", &format!("{json}Origin: null\r\n"), r#"{"seconds": 1}"#, 403),
+    ] {
+        let answer = post(stream, headers, body);
+        assert_eq!(answer.status, status, "{headers}{body}: {}", answer.body);
+        assert!(answer.json()["error"].is_string());
+    }
+    assert_eq!(recorder.asked(), None);
+    assert_eq!(get(&server, "/api/v1/streams/rx/record").status, 405);
 }

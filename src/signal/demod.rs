@@ -65,6 +65,8 @@ pub struct Demodulator {
     channel: Tuner,
     kind: Kind,
     audio: Option<Decimator>,
+    /// Samples in for each sample behind the channel's filter.
+    first: usize,
     clean: Vec<Complex32>,
     narrow: Vec<Complex32>,
     detected: Vec<Complex32>,
@@ -171,6 +173,7 @@ impl Demodulator {
             channel,
             kind,
             audio,
+            first,
             clean: Vec::new(),
             narrow: Vec::new(),
             detected: Vec::new(),
@@ -178,7 +181,20 @@ impl Demodulator {
         })
     }
 
-    /// Appends audio to `out`.
+    /// By how much the audio is behind, in samples of the input: by its filters. De-emphasis, which delays every
+    /// frequency by another time, is not part of it.
+    pub fn delay(&self) -> f64 {
+        let detected = match &self.kind {
+            Kind::Am { .. } => 0.0,
+            // The frequency is that between two samples.
+            Kind::Fm { .. } => 0.5,
+            Kind::Side { edge, .. } => edge.delay(),
+        };
+        let behind = detected + self.audio.as_ref().map_or(0.0, Decimator::delay);
+        self.channel.delay() + self.first as f64 * behind
+    }
+
+    /// Appends audio to `out`: a sample for each input whose number is a multiple of the ratio of the rates.
     pub fn push(&mut self, samples: &[Complex32], out: &mut Vec<f32>) {
         for piece in samples.chunks(4096) {
             self.clean.clear();
@@ -298,6 +314,34 @@ mod tests {
             let other = run(&config, &tone(96_000, -sign * 1200.0 / 96e3, 0.5));
             assert!((amplitude(&wanted, 0.1) - 0.5).abs() < 0.01);
             assert!(other[other.len() / 2..].iter().all(|a| a.abs() < 1e-3));
+        }
+    }
+
+    #[test]
+    fn the_delay_is_what_it_is_said_to_be() {
+        let (rate, at, n) = (192e3, 40_000.0, 80_000);
+        // A pulse of 5 ms: of level, of frequency, of a tone.
+        let pulse = |i: usize| (-((i as f64 - at) / (0.0025 * rate)).powi(2)).exp();
+        let mut phase = 0.0f64;
+        let mut turned = |hz: f64| {
+            phase += 2.0 * PI * hz / rate;
+            Complex32::new(phase.cos() as f32, phase.sin() as f32)
+        };
+        let fm: Vec<Complex32> = (0..n).map(|i| turned(2000.0 * pulse(i))).collect();
+        let side: Vec<Complex32> = (0..n).map(|i| turned(1500.0) * pulse(i) as f32).collect();
+        for (modulation, samples) in [
+            (Modulation::Fm { deviation: 5e3, audio: 3e3, deemphasis: 0.0 }, &fm),
+            (Modulation::Usb { low: 300.0, audio: 2.7e3 }, &side),
+        ] {
+            let config = DemodConfig { sample_rate: rate, audio_rate: 48e3, modulation };
+            let audio = run(&config, samples);
+            let power = |a: &f32| f64::from(*a).powi(2);
+            // A filter that fills turns the phase about: the first samples click.
+            let sum: f64 = audio.iter().skip(500).map(power).sum();
+            let middle: f64 =
+                audio.iter().enumerate().skip(500).map(|(i, a)| 4.0 * i as f64 * power(a)).sum::<f64>() / sum;
+            let delay = Demodulator::new(&config).expect("valid").delay();
+            assert!(delay > 20.0 && (middle - at - delay).abs() < 4.0, "{modulation:?}: {} {delay}", middle - at);
         }
     }
 

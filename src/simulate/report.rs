@@ -118,6 +118,7 @@ fn stream(model: &Model, t: &Tally, deadline: Option<Nanos>, seconds: f64, tail:
         rescued: t.rescued,
         rung_changes: t.moves.0 + t.moves.1,
         reconnects: 0,
+        samples: None,
         distribution: distribution(&latencies),
     }
 }

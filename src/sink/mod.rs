@@ -3,16 +3,25 @@
 //! The engine gives every sink a thread and a bounded queue of its own, so a sink that stalls never stalls a stream.
 //! Each kind has one file here with its typed configuration, and one line in [`KINDS`].
 
+mod heard;
 mod jsonl;
 mod mqtt;
 pub mod overlay;
+mod sigmf;
+mod spectrogram;
+mod store;
 mod template;
-mod units;
+#[cfg(test)]
+mod testing;
+pub(crate) mod units;
 mod video;
+mod waterfall;
+mod wav;
 
-use crate::frame::Record;
+use crate::frame::{Nanos, Record};
 use crate::issue::Issue;
 use crate::stage::BuildContext;
+use crate::store::Archive;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -43,6 +52,15 @@ pub trait Sink: Send {
     /// Called about twice a second while nothing comes: for what has to happen by the clock. Must be cheap when there
     /// is nothing to do.
     fn idle(&mut self) {}
+
+    /// Called once, before the first record: whom a sink that stores tells how long after its capture each record was
+    /// stored.
+    fn on_stored(&mut self, _told: Arc<dyn Fn(Nanos) + Send + Sync>) {}
+
+    /// The reading end of a sink that stores.
+    fn archive(&self) -> Option<Arc<Archive>> {
+        None
+    }
 }
 
 /// A sink's typed configuration.
@@ -52,8 +70,8 @@ pub trait SinkConfig: Debug + Send + Sync {
         Vec::new()
     }
 
-    /// Whether it needs the pixels, not only the result.
-    fn wants_pixels(&self) -> bool {
+    /// Whether it needs the pixels or samples, not only the result.
+    fn wants_payload(&self) -> bool {
         false
     }
 
@@ -81,7 +99,21 @@ pub struct Kind {
 pub const KINDS: &[Kind] = &[
     kind::<jsonl::JsonlConfig>("jsonl", "Writes results as lines of JSON to standard output or files."),
     kind::<mqtt::MqttConfig>("mqtt", "Publishes results as messages to an MQTT broker."),
+    kind::<sigmf::SigmfConfig>(
+        "sigmf",
+        "Records stretches of sample streams as SigMF, begun by what stages hear in them.",
+    ),
+    kind::<spectrogram::SpectrogramConfig>(
+        "spectrogram",
+        "Paints sample streams as pictures, with what was heard drawn in.",
+    ),
+    kind::<store::StoreConfig>("store", "Keeps results in a database, for queries and the API."),
     kind::<video::VideoConfig>("video", "Records streams with the results drawn in, to Matroska or MP4."),
+    kind::<waterfall::WaterfallConfig>(
+        "waterfall",
+        "Shows sample streams live in a browser, with what was heard drawn in.",
+    ),
+    kind::<wav::WavConfig>("wav", "Writes streams of samples, audio above all, to WAV files."),
 ];
 
 /// Makes a registry line from a configuration type.

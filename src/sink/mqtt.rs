@@ -4,7 +4,7 @@ mod address;
 mod courier;
 
 use super::template::{Template, not_in_topics};
-use super::units::Span;
+use super::units::{Secret, Span};
 use super::{Sink, SinkConfig, SinkError};
 use crate::frame::{Record, clock};
 use crate::issue::Issue;
@@ -12,7 +12,6 @@ use crate::stage::BuildContext;
 use address::Address;
 use courier::{Courier, Plan};
 use rumqttc::{LastWill, MqttOptions, QoS, TlsConfiguration, Transport};
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,17 +59,6 @@ pub struct MqttConfig {
     /// Longest wait for room in the buffer while connected, and for confirmations at the end. Default `"500ms"`.
     #[serde(default = "half_a_second")]
     patience: Span,
-}
-
-/// A text that does not show in logs.
-#[derive(Clone, serde::Deserialize, schemars::JsonSchema)]
-#[serde(transparent)]
-struct Secret(String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 fn default_topic() -> String {

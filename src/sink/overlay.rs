@@ -58,7 +58,8 @@ struct Style {
     pad: i32,
 }
 
-const FONT: i32 = imgproc::FONT_HERSHEY_SIMPLEX;
+/// The font of all drawings.
+pub(super) const FONT: i32 = imgproc::FONT_HERSHEY_SIMPLEX;
 const WHITE: [f64; 3] = [255.0; 3];
 const GREEN: [f64; 3] = [80.0, 200.0, 80.0];
 const RED: [f64; 3] = [60.0, 60.0, 235.0];
@@ -93,7 +94,8 @@ impl Style {
     }
 }
 
-fn scalar(bgr: [f64; 3]) -> Scalar {
+/// A colour as OpenCV takes it.
+pub(super) fn scalar(bgr: [f64; 3]) -> Scalar {
     Scalar::new(bgr[0], bgr[1], bgr[2], 0.0)
 }
 
@@ -120,7 +122,7 @@ fn ink_on([b, g, r]: [f64; 3]) -> [f64; 3] {
 }
 
 /// The font has ASCII only.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
 }
 
@@ -283,6 +285,7 @@ mod tests {
             rescued: false,
             inferred: true,
             size: Some((640, 360)),
+            samples: None,
             annotations: Annotations { detections: Some(detections), ..Annotations::default() },
             payload: Payload::Empty,
         }

@@ -132,6 +132,16 @@ pub(super) fn make_parent(path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// The path, or the path with the first number that makes it a new file.
+pub(super) fn free_name(path: PathBuf) -> PathBuf {
+    if !path.exists() {
+        return path;
+    }
+    let text = |part: Option<&std::ffi::OsStr>| part.map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let (stem, extension) = (text(path.file_stem()), text(path.extension()));
+    (2..).map(|n: u64| path.with_file_name(format!("{stem}-{n}.{extension}"))).find(|p| !p.exists()).unwrap_or(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,5 +181,14 @@ mod tests {
         assert_eq!(check("events.jsonl"), []);
         let issues = check(&format!("{}/events.jsonl", file.display()));
         assert!(issues.len() == 1 && issues[0].message.contains("not a folder"), "{issues:?}");
+    }
+
+    #[test]
+    fn a_name_that_is_taken_gets_a_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.mkv");
+        assert_eq!(free_name(path.clone()), path);
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(free_name(path.clone()), dir.path().join("a-2.mkv"));
     }
 }

@@ -1,7 +1,8 @@
-//! Sizes and spans of time as people write them in the pipeline file.
+//! Sizes, spans of time and secrets as people write them in the pipeline file.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 /// A span of time: `"250ms"`, `"10min"`, `"1h 30m"`. Never zero.
@@ -11,6 +12,17 @@ pub struct Span(pub Duration);
 /// A number of bytes: `4096`, `"64MiB"`, `"2GB"`. Never zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bytes(pub u64);
+
+/// A text that does not show in logs.
+#[derive(Clone, serde::Deserialize, schemars::JsonSchema)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
 
 impl Span {
     fn read(text: &str) -> Result<Self, String> {

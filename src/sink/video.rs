@@ -4,7 +4,7 @@ mod recording;
 mod timeline;
 
 use super::overlay::{Canvas, draw};
-use super::template::{Template, check_folder, file_time, make_parent, not_in_file_names};
+use super::template::{Template, check_folder, file_time, free_name, make_parent, not_in_file_names};
 use super::units::Span;
 use super::{Sink, SinkConfig, SinkError};
 use crate::frame::{Record, clock};
@@ -136,7 +136,7 @@ impl SinkConfig for VideoConfig {
         issues
     }
 
-    fn wants_pixels(&self) -> bool {
+    fn wants_payload(&self) -> bool {
         true
     }
 
@@ -292,16 +292,6 @@ impl Drop for VideoSink {
     }
 }
 
-/// The path, or the path with the first number that makes it a new file.
-fn free_name(path: PathBuf) -> PathBuf {
-    if !path.exists() {
-        return path;
-    }
-    let text = |part: Option<&std::ffi::OsStr>| part.map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    let (stem, extension) = (text(path.file_stem()), text(path.extension()));
-    (2..).map(|n: u64| path.with_file_name(format!("{stem}-{n}.{extension}"))).find(|p| !p.exists()).unwrap_or(path)
-}
-
 /// B, G, R to planar 4:2:0 (BT.601, limited range), without gaps between rows.
 fn planar(mat: &Mat) -> Result<Vec<u8>, SinkError> {
     let mut out = Mat::default();
@@ -332,14 +322,5 @@ mod tests {
         assert_eq!(issues("path = \"{stream}.mp4\"\nfps = 0.0\nquality = 0"), [error("fps"), error("quality")]);
         assert_eq!(issues("path = \"{stream}.mp4\"\nbitrate = 500\nquality = 9"), [error("bitrate")]);
         assert_eq!(issues("path = \"{stream}.mp4\"\nencoder = \"no264enc\""), [error("encoder")]);
-    }
-
-    #[test]
-    fn a_name_that_is_taken_gets_a_number() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.mkv");
-        assert_eq!(free_name(path.clone()), path);
-        std::fs::write(&path, "").unwrap();
-        assert_eq!(free_name(path.clone()), dir.path().join("a-2.mkv"));
     }
 }

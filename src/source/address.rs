@@ -1,12 +1,17 @@
 //! What an address in the pipeline file means.
 
-use super::recording::{Raw, Tape};
+use super::config::{BLOCK, RING};
+use super::feed::Sending;
+use super::network::{Endpoint, Gain, Line, RTL_TCP_PORT, RTL_TCP_SETTLE, Tuner};
+use super::recording::{Raw, Tape, block_length};
+use super::soapy::Radio;
 use super::{Context, SourceConfig};
 use crate::issue::Issue;
 use crate::signal::SignalError;
-use crate::signal::samples::Format;
+use crate::signal::samples::{Format, Number};
 use crate::signal::world::World;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A source's origin, read from its `uri` or `launch`.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +46,13 @@ pub enum Address {
         /// What is played.
         tape: Tape,
     },
+    /// Samples of a live receiver.
+    Network {
+        /// Where they come from.
+        line: Line,
+        /// What they are.
+        sending: Sending,
+    },
     /// What a stage of kind `join` hands over.
     Join {
         /// The stage's id.
@@ -71,10 +83,14 @@ pub enum Address {
 }
 
 /// The schemes there are.
-const SCHEMES: [&str; 11] =
-    ["rtsp", "rtsps", "v4l2", "file", "http", "https", "test", "sigmf", "iqfile", "join", "channel"];
+const SCHEMES: [&str; 15] = [
+    "rtsp", "rtsps", "v4l2", "file", "http", "https", "test", "sigmf", "iqfile", "rtl_tcp", "tcp", "udp", "soapy",
+    "join", "channel",
+];
 /// Those that only a later version reads.
-const RADIO: [&str; 5] = ["rtl_tcp", "soapy", "udp", "tcp", "audio"];
+const RADIO: [&str; 1] = ["audio"];
+/// What a receiver's ring may take, in bytes.
+const RING_BYTES: f64 = (1u64 << 30) as f64;
 /// Ends of names of still pictures.
 const STILLS: [&str; 13] =
     ["jpg", "jpeg", "jpe", "png", "bmp", "webp", "tif", "tiff", "pgm", "ppm", "pbm", "pnm", "jp2"];
@@ -141,6 +157,8 @@ impl Address {
             }
             "sigmf" => Self::sigmf(&unescape(rest), config.channel.unwrap_or(0), context),
             "iqfile" => Self::raw(&unescape(rest), config, context),
+            "rtl_tcp" | "tcp" | "udp" => Self::network(scheme, rest, config),
+            "soapy" => Self::soapy(&unescape(rest), config),
             "join" if rest.is_empty() => {
                 let help = "uri = \"join://ID\" with the id of a stage of kind `join`";
                 Err(Box::new(Issue::error("uri", "no stage is named").help(help)))
@@ -211,6 +229,94 @@ impl Address {
         }
     }
 
+    fn network(scheme: &str, rest: &str, config: &SourceConfig) -> Result<Self, Box<Issue>> {
+        let bad = |key: &str, message: String| Box::new(Issue::error(key, message));
+        let lacks = |key: &str, help: &str| {
+            Box::new(Issue::error(key, format!("`{scheme}://` needs `{key}`")).help(help.to_owned()))
+        };
+        let tuned = scheme == "rtl_tcp";
+        let usual = tuned.then_some(RTL_TCP_PORT);
+        let endpoint = endpoint(rest, usual).map_err(|m| {
+            bad("uri", format!("`{scheme}://{rest}`: {m}")).help(format!("for example {scheme}://192.0.2.7:1234"))
+        })?;
+        let form = match config.samples.as_deref() {
+            _ if tuned => "cu8",
+            Some(form) => form,
+            None => return Err(lacks("samples", "samples = \"cu8\", \"cs16\", \"cf32\" …")),
+        };
+        let format: Format = form.parse().map_err(|e: SignalError| bad("samples", e.to_string()))?;
+        let rate = config.sample_rate.ok_or_else(|| lacks("sample_rate", "sample_rate = 2.4e6"))?;
+        let most = if tuned { f64::from(u32::MAX) } else { 1e12 };
+        if !(1.0..=most).contains(&rate) {
+            return Err(bad("sample_rate", format!("`sample_rate` is from 1 to {most:e} samples a second")));
+        }
+        let frequency = config.frequency;
+        if tuned && frequency.is_none() {
+            return Err(lacks("frequency", "frequency = 1090e6"));
+        }
+        if frequency.is_some_and(|f| !f.is_finite() || tuned && !(0.0..=f64::from(u32::MAX)).contains(&f)) {
+            return Err(bad("frequency", "`frequency` is in Hz; rtl_tcp takes 0 to 4.29e9".to_owned()));
+        }
+        let block = block_length(config.block.unwrap_or(BLOCK), rate).map_err(|m| bad("block", m))?;
+        let line = match scheme {
+            "rtl_tcp" => {
+                let settle = config.settle.unwrap_or(RTL_TCP_SETTLE);
+                if settle >= config.connect_timeout {
+                    return Err(bad("settle", "`settle` must be shorter than `connect_timeout`".to_owned()));
+                }
+                let tuner = Tuner {
+                    frequency: frequency.unwrap_or_default(),
+                    rate,
+                    gain: config.gain.unwrap_or(Gain::Auto),
+                    ppm: config.ppm.unwrap_or(0),
+                    agc: config.agc,
+                    bias_tee: config.bias_tee,
+                    direct: config.direct_sampling,
+                    offset_tuning: config.offset_tuning,
+                    settle,
+                };
+                Line::RtlTcp(endpoint, tuner)
+            }
+            "udp" => Line::Udp(endpoint, config.header.unwrap_or_default()),
+            _ if config.listen => Line::Listen(endpoint),
+            _ => Line::Tcp(endpoint),
+        };
+        let ring = ring_of(config, rate, format)?;
+        let accuracy = config.time_accuracy;
+        Ok(Self::Network { line, sending: Sending { format, rate, frequency, block, ring, accuracy } })
+    }
+
+    fn soapy(device: &str, config: &SourceConfig) -> Result<Self, Box<Issue>> {
+        let bad = |key: &str, message: &str, help: &str| Box::new(Issue::error(key, message).help(help.to_owned()));
+        if device.trim().is_empty() || device.contains('\0') {
+            let help = "for example soapy://driver=rtlsdr; `SoapySDRUtil --find` shows the devices that are there";
+            return Err(bad("uri", "no device is named", help));
+        }
+        let Some(rate) = config.sample_rate.filter(|r| (1.0..=1e12).contains(r)) else {
+            let message = "a soapy:// source needs a `sample_rate` from 1 to 1e12 samples a second";
+            return Err(bad("sample_rate", message, "sample_rate = 2.4e6"));
+        };
+        let Some(frequency) = config.frequency.filter(|f| f.is_finite() && *f >= 0.0) else {
+            return Err(bad("frequency", "a soapy:// source needs a `frequency` in Hz", "frequency = 100.5e6"));
+        };
+        let radio = Radio {
+            device: device.to_owned(),
+            channel: config.channel.unwrap_or(0),
+            rate,
+            frequency,
+            gain: config.gain.unwrap_or(Gain::Auto),
+            antenna: config.antenna.clone(),
+            ppm: config.ppm.unwrap_or(0),
+            library: None,
+        };
+        let format = Format { complex: true, number: Number::F32, big_endian: cfg!(target_endian = "big") };
+        let block =
+            block_length(config.block.unwrap_or(BLOCK), rate).map_err(|m| Box::new(Issue::error("block", m)))?;
+        let (ring, accuracy) = (ring_of(config, rate, format)?, config.time_accuracy);
+        let sending = Sending { format, rate, frequency: Some(frequency), block, ring, accuracy };
+        Ok(Self::Network { line: Line::Soapy(radio), sending })
+    }
+
     fn file(text: &str, context: &Context) -> Result<Self, Box<Issue>> {
         let path = Path::new(text);
         if text.is_empty() {
@@ -255,6 +361,10 @@ impl Address {
             Self::Pictures { .. } => "pictures",
             Self::Samples { tape: Tape::Sigmf(..) } => "sigmf",
             Self::Samples { tape: Tape::Raw(..) } => "iqfile",
+            Self::Network { line: Line::RtlTcp(..), .. } => "rtl_tcp",
+            Self::Network { line: Line::Tcp(..) | Line::Listen(..), .. } => "tcp",
+            Self::Network { line: Line::Udp(..), .. } => "udp",
+            Self::Network { line: Line::Soapy(..), .. } => "soapy",
             Self::Join { .. } => "join",
             Self::Channel { .. } => "channel",
             Self::Station { .. } => "station",
@@ -297,7 +407,29 @@ fn unescape(text: &str) -> String {
     String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
 }
 
-fn host_and_port(rest: &str) -> Result<(), String> {
+/// Stream time that a receiver's ring holds.
+fn ring_of(config: &SourceConfig, rate: f64, format: Format) -> Result<Duration, Box<Issue>> {
+    let ring = config.ring.unwrap_or(RING);
+    let bytes = ring.as_secs_f64() * rate * format.sample_bytes() as f64;
+    if bytes > RING_BYTES {
+        let mib = (bytes / f64::from(1 << 20)).round();
+        return Err(Box::new(Issue::error("ring", format!("`ring` would take {mib} MiB; it may take 1024"))));
+    }
+    Ok(ring)
+}
+
+/// A host and a port and nothing else; without one the port is `usual`.
+fn endpoint(rest: &str, usual: Option<u16>) -> Result<Endpoint, String> {
+    if rest.trim_end_matches('/').contains(['/', '?', '#', '@']) {
+        return Err("a host and a port are all there is".to_owned());
+    }
+    let (host, port) = host_and_port(rest)?;
+    let port = port.or(usual).ok_or("no port is named")?;
+    Ok(Endpoint { host: host.to_owned(), port })
+}
+
+/// The host and, where there is one, the port of what stands behind a scheme.
+fn host_and_port(rest: &str) -> Result<(&str, Option<u16>), String> {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
     let host_port = authority.rsplit_once('@').map_or(authority, |(_, h)| h);
     let (host, port) = match host_port.strip_prefix('[') {
@@ -313,10 +445,9 @@ fn host_and_port(rest: &str) -> Result<(), String> {
     if host.is_empty() {
         return Err("no host is named".to_owned());
     }
-    match port {
-        Some(p) if p.parse::<u16>().map_or(true, |p| p == 0) => Err(format!("`{p}` is no port")),
-        _ => Ok(()),
-    }
+    let port =
+        port.map(|p| p.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("`{p}` is no port"))).transpose()?;
+    Ok((host, port))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `[source.ID]`: where a stream comes from, and what can be said about it before it is opened.
 
 use super::address::{Address, still_formats};
+use super::network::{Gain, Header, Line, Sampling};
 use super::{Context, Pace, scenes};
 use crate::issue::Issue;
 use std::fmt;
@@ -40,8 +41,8 @@ impl serde::Serialize for Secret {
 #[derive(Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
-    /// Address of the stream: `rtsp://`, `v4l2://`, `file://`, `http(s)://`, `test://`; of samples: `sigmf://`, `iqfile://`; of several
-    /// streams: `join://`; of a part of one: `channel://`.
+    /// Address of the stream: `rtsp://`, `v4l2://`, `file://`, `http(s)://`, `test://`; of samples: `rtl_tcp://`,
+    /// `soapy://`, `tcp://`, `udp://`, `sigmf://`, `iqfile://`; of several streams: `join://`; of a part of one: `channel://`.
     #[serde(default)]
     pub uri: Option<String>,
     /// A GStreamer description that ends in raw video, in place of `uri`.
@@ -103,22 +104,70 @@ pub struct SourceConfig {
     #[serde(default)]
     pub format: Option<CameraFormat>,
     /// Form of raw samples, as SigMF names it (`cu8`, `ci16_le`, `cf32_le` …) or as radio tools do (`cs8`, `cs16`, `cf32`).
-    /// `iqfile://` only.
+    /// `iqfile://`, `tcp://`, `udp://`.
     #[serde(default)]
     pub samples: Option<String>,
-    /// Raw samples a second. `iqfile://` only: SigMF says it.
+    /// Samples a second. `rtl_tcp://`, `soapy://`: the receiver is set to it; `iqfile://`, `tcp://`, `udp://`: the raw samples have it.
     #[serde(default)]
     pub sample_rate: Option<f64>,
-    /// Centre frequency of raw samples in Hz. `iqfile://` only: SigMF says it.
+    /// Centre frequency in Hz. `rtl_tcp://`, `soapy://`: the receiver is tuned to it; `iqfile://`, `tcp://`, `udp://`: default unknown.
     #[serde(default)]
     pub frequency: Option<f64>,
-    /// Which channel of a recording with several, counted from 0. Default 0. `sigmf://` only.
+    /// Which channel of a recording or a receiver with several, counted from 0. Default 0. `sigmf://`, `soapy://`.
     #[serde(default)]
     pub channel: Option<usize>,
-    /// Stream time of a block of samples, which is a frame. Default `50ms`. `sigmf://` and `iqfile://`.
+    /// Stream time of a block of samples, which is a frame. Default `50ms`. `sigmf://`, `iqfile://`, `rtl_tcp://`, `tcp://`,
+    /// `udp://`.
     #[serde(default, with = "span")]
     #[schemars(with = "Option<String>")]
     pub block: Option<Duration>,
+    /// Stream time that waits here at most while the machine is too busy to make frames of it. Beyond it whole blocks are
+    /// dropped, counted, and marked as a gap. It adds no delay. At least two blocks. Default `500ms`. `rtl_tcp://`, `tcp://`,
+    /// `udp://`.
+    #[serde(default, with = "span")]
+    #[schemars(with = "Option<String>")]
+    pub ring: Option<Duration>,
+    /// How far the times of samples may be off, as you know it of the receiver and the network. Blocks then carry the time
+    /// of their first sample, never said to be better than this or than the measured jitter. Default: no times.
+    /// `rtl_tcp://`, `tcp://`, `udp://`.
+    #[serde(default, with = "span")]
+    #[schemars(with = "Option<String>")]
+    pub time_accuracy: Option<Duration>,
+
+    /// Amplification of the tuner in dB, or `auto`. Default `auto`. `rtl_tcp://`, `soapy://`.
+    #[serde(default)]
+    pub gain: Option<Gain>,
+    /// The receiver's antenna, by its name there. Default: the receiver's choice. `soapy://` only.
+    #[serde(default)]
+    pub antenna: Option<String>,
+    /// Correction of the receiver's crystal, parts per million. Default 0. `rtl_tcp://`, `soapy://`.
+    #[serde(default)]
+    pub ppm: Option<i32>,
+    /// Automatic gain of the converter behind the tuner. Default false. `rtl_tcp://` only.
+    #[serde(default)]
+    pub agc: bool,
+    /// Power for an amplifier at the antenna. Default false. `rtl_tcp://` only.
+    #[serde(default)]
+    pub bias_tee: bool,
+    /// Sample without the tuner, for frequencies below its reach: input `i` or `q`. Default: with the tuner. `rtl_tcp://`
+    /// only.
+    #[serde(default)]
+    pub direct_sampling: Option<Sampling>,
+    /// Tune beside the centre frequency, for tuners that have a line there (E4000). Default false. `rtl_tcp://` only.
+    #[serde(default)]
+    pub offset_tuning: bool,
+    /// Stream time that is passed over after the receiver was set, less than `connect_timeout`. Default `100ms`. `rtl_tcp://` only.
+    #[serde(default, with = "span")]
+    #[schemars(with = "Option<String>")]
+    pub settle: Option<Duration>,
+    /// Wait for a sender to connect, one at a time, instead of connecting. Default false. `tcp://` only.
+    #[serde(default)]
+    pub listen: bool,
+    /// What stands before the samples of each datagram: `none`, or its number, by which losses are seen: `u32le`, `u32be`,
+    /// `u64le` (GNU Radio's UDP Sink with a 64-bit sequence number), `u64be`, `u64le_size` (GNU Radio's with the size
+    /// too). Default `none`. `udp://` only.
+    #[serde(default)]
+    pub header: Option<Header>,
 
     /// The sources that are joined, in this order. Default: all whose frames reach the stage. `join://` only.
     #[serde(default)]
@@ -194,6 +243,10 @@ pub enum CameraFormat {
 
 /// Stream time of a block of samples.
 pub(super) const BLOCK: Duration = Duration::from_millis(50);
+/// Stream time that the ring of a receiver holds.
+pub(super) const RING: Duration = Duration::from_millis(500);
+/// Stream time that it holds at most.
+const RING_MOST: Duration = Duration::from_secs(60);
 /// Schemes of what is read from files, or made of what is.
 const FILES: [&str; 5] = ["file", "sigmf", "iqfile", "join", "channel"];
 
@@ -287,6 +340,18 @@ impl Default for SourceConfig {
             frequency: None,
             channel: None,
             block: None,
+            ring: None,
+            time_accuracy: None,
+            gain: None,
+            antenna: None,
+            ppm: None,
+            agc: false,
+            bias_tee: false,
+            direct_sampling: None,
+            offset_tuning: false,
+            settle: None,
+            listen: false,
+            header: None,
             stations: None,
             tolerance: None,
             wait: None,
@@ -380,11 +445,23 @@ impl SourceConfig {
         only("fps", self.fps.is_some(), &["v4l2", "test", "pictures"]);
         only("format", self.format.is_some(), &["v4l2"]);
         only("encoded", !self.encoded, &["test"]);
-        only("samples", self.samples.is_some(), &["iqfile"]);
-        only("sample_rate", self.sample_rate.is_some(), &["iqfile"]);
-        only("frequency", self.frequency.is_some(), &["iqfile"]);
-        only("channel", self.channel.is_some(), &["sigmf"]);
-        only("block", self.block.is_some(), &["sigmf", "iqfile", "station"]);
+        only("samples", self.samples.is_some(), &["iqfile", "tcp", "udp"]);
+        only("sample_rate", self.sample_rate.is_some(), &["iqfile", "rtl_tcp", "tcp", "udp", "soapy"]);
+        only("frequency", self.frequency.is_some(), &["iqfile", "rtl_tcp", "tcp", "udp", "soapy"]);
+        only("channel", self.channel.is_some(), &["sigmf", "soapy"]);
+        only("block", self.block.is_some(), &["sigmf", "iqfile", "rtl_tcp", "tcp", "udp", "station", "soapy"]);
+        only("ring", self.ring.is_some(), &["rtl_tcp", "tcp", "udp", "soapy"]);
+        only("time_accuracy", self.time_accuracy.is_some(), &["rtl_tcp", "tcp", "udp", "soapy"]);
+        only("gain", self.gain.is_some(), &["rtl_tcp", "soapy"]);
+        only("ppm", self.ppm.is_some(), &["rtl_tcp", "soapy"]);
+        only("antenna", self.antenna.is_some(), &["soapy"]);
+        only("agc", self.agc, &["rtl_tcp"]);
+        only("bias_tee", self.bias_tee, &["rtl_tcp"]);
+        only("direct_sampling", self.direct_sampling.is_some(), &["rtl_tcp"]);
+        only("offset_tuning", self.offset_tuning, &["rtl_tcp"]);
+        only("settle", self.settle.is_some(), &["rtl_tcp"]);
+        only("listen", self.listen, &["tcp"]);
+        only("header", self.header.is_some(), &["udp"]);
         only("stations", self.stations.is_some(), &["join"]);
         only("tolerance", self.tolerance.is_some(), &["join"]);
         only("wait", self.wait.is_some(), &["join"]);
@@ -437,6 +514,10 @@ impl SourceConfig {
                 };
                 issues.push(Issue::error("uri", format!("there is no test scene `{name}`")).help(help));
             }
+            Address::Network { line: Line::Soapy(_), .. } => {
+                let absent = super::soapy::version().err();
+                issues.extend(absent.map(|why| Issue::warning("uri", why)));
+            }
             Address::V4l2 { device } if !device.exists() => issues.push(
                 Issue::warning("uri", format!("{} does not exist now", device.display()))
                     .help("the source waits for the camera; `ls /dev/video*` shows those that are there"),
@@ -479,6 +560,15 @@ impl SourceConfig {
             if value.is_some_and(|v| !(16..=16384).contains(&v) || v % 2 == 1) {
                 issues.push(Issue::error(key, format!("`{key}` must be even and between 16 and 16384")));
             }
+        }
+        if let Some(Gain::Db(db)) = self.gain.filter(|g| !matches!(g, Gain::Db(db) if (-100.0..=100.0).contains(db))) {
+            issues.push(Issue::error("gain", format!("`gain` is -100 to 100 dB or \"auto\", not {db}")));
+        }
+        if self.ppm.is_some_and(|p| p.abs() > 1000) {
+            issues.push(Issue::error("ppm", "`ppm` is -1000 to 1000"));
+        }
+        if self.ring.is_some_and(|r| r > RING_MOST || r < 2 * self.block.unwrap_or(BLOCK)) {
+            issues.push(Issue::error("ring", "`ring` is two blocks at least and a minute at most"));
         }
         if self.fps.is_some_and(|f| !(f > 0.0 && f <= 1000.0)) {
             issues.push(Issue::error("fps", "`fps` must be above 0 and at most 1000"));

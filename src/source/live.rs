@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a connection is looked at.
-const LOOK: Duration = Duration::from_millis(50);
+pub const LOOK: Duration = Duration::from_millis(50);
 /// How long a server that has said goodbye to its client may still send.
 const GOODBYE: Duration = Duration::from_millis(400);
 
@@ -201,37 +201,52 @@ fn failure(error: &gst::glib::Error, detail: Option<&str>) -> Result<(), Trouble
     }
 }
 
+/// Connects again and again, with pauses between. `serve` serves one connection, the first or a later one, until it
+/// ends, and says why and how many frames came.
+///
+/// # Errors
+/// Trouble that lasts.
+pub fn persist(
+    id: &str,
+    config: &SourceConfig,
+    intake: &Arc<Intake>,
+    mut serve: impl FnMut(bool) -> (u64, Result<(), Trouble>),
+) -> Result<(), SourceError> {
+    intake.signal(Signal::Connecting);
+    let seed = clock::now() ^ (u64::from(intake.stream().index) << 32);
+    let mut backoff = Backoff::new(config.reconnect_min, config.reconnect_max, seed);
+    let mut first = true;
+    loop {
+        let (frames, result) = serve(first);
+        if intake.is_stopping() {
+            return Ok(());
+        }
+        match result {
+            Ok(()) => {
+                intake.signal(Signal::Ended);
+                return Ok(());
+            }
+            Err(Trouble::Lasting(message)) => {
+                intake.signal(Signal::Broken(message.clone()));
+                return Err(SourceError { id: id.to_owned(), message });
+            }
+            Err(Trouble::Passing(why)) => intake.signal(Signal::Down(why)),
+        }
+        if frames > 0 {
+            backoff.reset();
+        }
+        first = false;
+        if intake.wait(backoff.wait()) == Flow::Stop {
+            return Ok(());
+        }
+    }
+}
+
 impl<C: Camera> Source for Live<C> {
     fn run(mut self: Box<Self>, intake: Arc<Intake>) -> Result<(), SourceError> {
-        intake.signal(Signal::Connecting);
-        let seed = clock::now() ^ (u64::from(intake.stream().index) << 32);
-        let mut backoff = Backoff::new(self.config.reconnect_min, self.config.reconnect_max, seed);
+        let (id, config) = (self.id.clone(), self.config.clone());
         let mut not = Vec::new();
-        let mut first = true;
-        loop {
-            let (frames, result) = self.serve(&intake, first, &mut not);
-            if intake.is_stopping() {
-                return Ok(());
-            }
-            match result {
-                Ok(()) => {
-                    intake.signal(Signal::Ended);
-                    return Ok(());
-                }
-                Err(Trouble::Lasting(message)) => {
-                    intake.signal(Signal::Broken(message.clone()));
-                    return Err(SourceError { id: self.id, message });
-                }
-                Err(Trouble::Passing(why)) => intake.signal(Signal::Down(why)),
-            }
-            if frames > 0 {
-                backoff.reset();
-            }
-            first = false;
-            if intake.wait(backoff.wait()) == Flow::Stop {
-                return Ok(());
-            }
-        }
+        persist(&id, &config, &intake, |first| self.serve(&intake, first, &mut not))
     }
 }
 

@@ -10,12 +10,14 @@ mod channel;
 mod closing;
 mod config;
 mod decode;
+mod feed;
 mod file;
 mod front;
 mod glob;
 mod join;
 mod launch;
 mod live;
+mod network;
 mod pace;
 mod picture;
 mod pipe;
@@ -25,13 +27,17 @@ mod receiver;
 mod recording;
 mod rtp;
 mod rtsp;
+mod sample_clock;
 pub mod scene;
 mod scenes;
+mod soapy;
 mod station;
 mod stills;
 
 pub use config::{CameraFormat, Secret, SourceConfig, Transport, redact};
+pub use network::{Gain, Header, Sampling};
 pub use pipe::abandoned;
+pub use soapy::version as soapy_version;
 pub use stills::{decode as decode_still, readable as is_still};
 
 use crate::frame::exchange::Exchange;
@@ -135,6 +141,7 @@ pub fn build(id: &str, config: &SourceConfig, context: &Context) -> Result<Box<d
             let (block, repeat) = (config.block.unwrap_or(config::BLOCK), config.repeat);
             Box::new(recording::Recording { id, tape, pace, block, repeat })
         }
+        Address::Network { line, sending } => Box::new(network::Network::new(&id, &config, line, sending)),
         Address::Join { name } => Box::new(join::Join::new(&id, &config, pace, context.exchange.place(&name).take())),
         Address::Channel { place } => Box::new(channel::Channel {
             pace,
@@ -228,6 +235,16 @@ impl Intake {
     /// Offers a decoded frame to every ring. Live rings never block; offline rings wait for room.
     pub fn submit(&self, frame: Frame) -> Flow {
         self.last_frame.store(frame.arrival.decoded, Relaxed);
+        let samples = frame.payload.samples().map(|b| (b.samples.len() as u64, b.gap));
+        let flow = self.send(frame);
+        if let Some((samples, gap)) = samples.filter(|_| flow == Flow::More) {
+            self.stream.ledger.add_samples(samples);
+            gap.iter().for_each(|gap| self.stream.ledger.add_gap(gap));
+        }
+        flow
+    }
+
+    fn send(&self, frame: Frame) -> Flow {
         let rings = self.rings.read();
         let Some((last, others)) = rings.split_last() else {
             frame.ticket.mark(Outcome::Failed(FailReason::Stopped));

@@ -31,7 +31,7 @@ pub enum Repairs {
 }
 
 /// What its results stand under.
-const KEY: &str = "adsb";
+pub const KEY: &str = "adsb";
 
 impl StageConfig for AdsbConfig {
     fn build(&self, _: &BuildContext) -> Result<Built, StageError> {

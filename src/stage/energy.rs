@@ -51,7 +51,7 @@ impl Default for EnergyConfig {
 }
 
 /// What its results stand under.
-const KEY: &str = "bursts";
+pub const KEY: &str = "bursts";
 
 impl EnergyConfig {
     /// The settings for samples of this rate.

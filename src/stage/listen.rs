@@ -67,7 +67,7 @@ impl<L: Listener> Listeners<L> {
             }
         };
         let mut heard = Vec::new();
-        if known.next != block.position {
+        if known.next != block.position || block.gap.is_some_and(|_| known.next != known.origin) {
             // Nothing lies across a gap.
             known.listener.finish(&mut heard);
             heard.iter_mut().for_each(|h| L::shift(h, known.origin));

@@ -8,6 +8,7 @@ pub mod adsb;
 pub mod channelize;
 pub mod classify;
 mod crops;
+pub mod demod;
 pub mod detect;
 pub mod embed;
 pub mod energy;
@@ -20,10 +21,12 @@ pub mod spectrum;
 pub mod tensor;
 pub mod track;
 
+use crate::cache::Cache;
 use crate::frame::exchange::Exchange;
 use crate::frame::{Frame, Payload, Picture};
 use crate::infer::input::PictureInput;
 use crate::issue::Issue;
+use crate::views::Views;
 use serde::de::DeserializeOwned;
 use std::any::Any;
 use std::fmt::Debug;
@@ -144,13 +147,25 @@ pub struct BuildContext {
     pub threads: usize,
     /// Where streams of the pipeline meet.
     pub exchange: Arc<Exchange>,
+    /// What was made before.
+    pub cache: Arc<Cache>,
+    /// What people watch and ask for.
+    pub views: Arc<Views>,
 }
 
 impl Default for BuildContext {
     /// No id, the working directory, 30 frames a second with deadlines, one core.
     fn default() -> Self {
-        let exchange = Arc::default();
-        Self { id: "".into(), search: vec![PathBuf::from(".")], fps: 30.0, live: true, threads: 1, exchange }
+        Self {
+            id: "".into(),
+            search: vec![PathBuf::from(".")],
+            fps: 30.0,
+            live: true,
+            threads: 1,
+            exchange: Arc::default(),
+            cache: Arc::default(),
+            views: Arc::default(),
+        }
     }
 }
 
@@ -292,6 +307,10 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         keeps_state: true,
+        ..kind::<demod::DemodConfig>("demod", "Makes audio of a radio channel: AM, FM or SSB.", Runs::Thread)
+    },
+    Kind {
+        keeps_state: true,
         ..kind::<energy::EnergyConfig>("energy", "Finds bursts in samples, above a tracked noise floor.", Runs::Thread)
     },
     kind::<spectrum::SpectrumConfig>("spectrum", "Computes averaged power spectra of samples.", Runs::Thread),
@@ -325,8 +344,8 @@ pub const KINDS: &[Kind] = &[
     },
 ];
 
-/// A duration in a stage's keys: `"500ms"`.
-fn duration<'de, D: serde::Deserializer<'de>>(d: D) -> Result<std::time::Duration, D::Error> {
+/// A duration in a component's keys, zero too: `"500ms"`.
+pub(crate) fn duration<'de, D: serde::Deserializer<'de>>(d: D) -> Result<std::time::Duration, D::Error> {
     let text = <String as serde::Deserialize>::deserialize(d)?;
     humantime::parse_duration(&text).map_err(|e| {
         serde::de::Error::custom(format!("`{text}` is no duration ({e}): write it as \"500ms\" or \"2s\""))

@@ -93,7 +93,8 @@ impl SpectrumConfig {
             window: self.window,
             averaging,
         };
-        Ok(Spectra { spectrum: Spectrum::new(&config)?, unit: self.unit })
+        let unit = (self.levels || self.peaks > 0).then_some(self.unit);
+        Ok(Spectra { spectrum: Spectrum::new(&config)?, unit })
     }
 }
 
@@ -119,7 +120,8 @@ struct Stages {
 
 struct Spectra {
     spectrum: Spectrum,
-    unit: Unit,
+    /// What levels are; `None` where nobody asks for them.
+    unit: Option<Unit>,
 }
 
 /// A finished spectrum.
@@ -131,10 +133,13 @@ struct Made {
 }
 
 impl Spectra {
-    fn keep(unit: Unit, offset: f32, frame: &spectrum::Frame<'_>, heard: &mut Vec<Made>) {
-        let mut levels = Vec::with_capacity(frame.power.len());
-        frame.dbfs(&mut levels);
-        if unit == Unit::DbfsPerHz {
+    fn keep(unit: Option<Unit>, offset: f32, frame: &spectrum::Frame<'_>, heard: &mut Vec<Made>) {
+        let mut levels = Vec::new();
+        if unit.is_some() {
+            levels.reserve_exact(frame.power.len());
+            frame.dbfs(&mut levels);
+        }
+        if unit == Some(Unit::DbfsPerHz) {
             levels.iter_mut().filter(|v| **v > SILENCE_DBFS).for_each(|v| *v += offset);
         }
         heard.push(Made { start: frame.start, samples: frame.samples, transforms: frame.blocks, levels });

@@ -1,6 +1,6 @@
 //! The run report as a page with plots: one file, no script, nothing fetched, dark and light.
 
-use super::report::{Report, StreamReport};
+use super::report::{Report, SamplesReport, StreamReport};
 use super::{Breakdown, FrameCounts};
 use std::fmt::Write;
 
@@ -118,7 +118,10 @@ fn section(out: &mut String, id: &str, s: &StreamReport) {
         ("fps inferred", format!("{:.2}", s.fps.inferred)),
         ("overhead p99 ms", ms(s.overhead_ms.p99)),
         ("reconnects", s.reconnects.to_string()),
-    ] {
+    ]
+    .into_iter()
+    .chain(s.samples.iter().flat_map(samples))
+    {
         let _ = write!(out, "<div><dt>{name}</dt><dd>{value}</dd></div>");
     }
     out.push_str("</dl>");
@@ -142,6 +145,14 @@ fn section(out: &mut String, id: &str, s: &StreamReport) {
         bar(out, &title, &rungs, |v| format!("{v:.1} %"));
     }
     out.push_str("</section>\n");
+}
+
+/// Tiles of a stream of samples.
+fn samples(s: &SamplesReport) -> impl Iterator<Item = (&'static str, String)> {
+    let clock = s.clock.map(|c| ("clock ppm", format!("{:.2} ± {:.2}", c.drift_ppm, c.uncertainty_ppm)));
+    [("samples", s.received.to_string()), ("samples lost", s.lost.values().sum::<u64>().to_string())]
+        .into_iter()
+        .chain(clock)
 }
 
 fn percent(part: u64, of: u64) -> f64 {

@@ -4,12 +4,12 @@
 use super::metrics::{self as names, Group};
 use super::{Breakdown, StageCost, Window};
 use crate::frame::clock::SECOND;
-use crate::frame::{Counts, FailReason, Nanos, ShedReason, Signal, Stream, clock};
+use crate::frame::{Counts, FailReason, GapCause, Nanos, ShedReason, Signal, Stream, clock};
 use hdrhistogram::Histogram as Hdr;
 use metrics::{Counter, Gauge, Histogram};
 use parking_lot::Mutex;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 /// Observations that wait for the exporter; more than a second's worth of any camera.
 const PENDING: usize = 1024;
@@ -109,7 +109,40 @@ struct StreamSeries {
     in_flight: Gauge,
     rung: Gauge,
     up: Gauge,
+    samples: Option<SampleSeries>,
     scratch: Vec<f64>,
+}
+
+/// Series that only streams of samples have.
+struct SampleSeries {
+    received: Counter,
+    lost: [Counter; 3],
+    gaps: [Counter; 3],
+    /// Drift and its uncertainty, once it has been measured.
+    clock: Option<[Gauge; 2]>,
+}
+
+impl SampleSeries {
+    fn new(group: &Group) -> Self {
+        let each = |metric: &names::Metric| GapCause::ALL.map(|c| group.counter(metric, &[("cause", c.name())]));
+        Self {
+            received: group.counter(&names::SAMPLES_RECEIVED, &[]),
+            lost: each(&names::SAMPLES_LOST),
+            gaps: each(&names::SAMPLE_GAPS),
+            clock: None,
+        }
+    }
+
+    fn set(&mut self, group: &Group, stream: &Stream, c: &Counts) {
+        self.received.absolute(c.samples);
+        self.lost.iter().zip(c.lost).for_each(|(counter, n)| counter.absolute(n));
+        self.gaps.iter().zip(c.gaps).for_each(|(counter, n)| counter.absolute(n));
+        let Some(reading) = stream.sample_clock() else { return };
+        let metrics = [&names::SAMPLE_CLOCK_DRIFT, &names::SAMPLE_CLOCK_UNCERTAINTY];
+        let [drift, uncertainty] = self.clock.get_or_insert_with(|| metrics.map(|m| group.gauge(m, &[])));
+        drift.set(reading.drift_ppm);
+        uncertainty.set(reading.uncertainty_ppm);
+    }
 }
 
 impl StreamSeries {
@@ -117,6 +150,9 @@ impl StreamSeries {
         let group = Group::new(Some(("stream", &stream.id)), stream.deadline.map(seconds));
         let outcome = |o| group.counter(&names::FRAMES, &[("outcome", o)]);
         let change = |d| group.counter(&names::RUNG_CHANGES, &[("direction", d)]);
+        if let Some(deadline) = stream.deadline {
+            group.gauge(&names::FRAME_DEADLINE, &[]).set(seconds(deadline));
+        }
         Self {
             deadline: stream.deadline,
             latency: group.histogram(&names::FRAME_LATENCY),
@@ -132,6 +168,7 @@ impl StreamSeries {
             in_flight: group.gauge(&names::FRAMES_IN_FLIGHT, &[]),
             rung: group.gauge(&names::RUNG, &[]),
             up: group.gauge(&names::SOURCE_UP, &[]),
+            samples: None,
             scratch: Vec::with_capacity(PENDING),
             group,
         }
@@ -147,6 +184,9 @@ fn add(sum: &mut Counts, more: &Counts) {
     sum.rescued += more.rescued;
     sum.copies += more.copies;
     sum.reconnects += more.reconnects;
+    sum.samples += more.samples;
+    sum.lost.iter_mut().zip(&more.lost).for_each(|(a, b)| *a += b);
+    sum.gaps.iter_mut().zip(&more.gaps).for_each(|(a, b)| *a += b);
     sum.shed.iter_mut().zip(&more.shed).for_each(|(a, b)| *a += b);
     sum.failed.iter_mut().zip(&more.failed).for_each(|(a, b)| *a += b);
 }
@@ -325,10 +365,14 @@ impl StreamMeter {
 
     pub(super) fn render(&self) -> String {
         let c = self.counts();
-        let up = self.stream().signal() == Signal::Up;
+        let stream = self.stream();
+        let up = stream.signal() == Signal::Up;
         let mut series = self.exported.lock();
         self.flush(&mut series);
-        let s = &*series;
+        let s = &mut *series;
+        if c.samples > 0 {
+            s.samples.get_or_insert_with(|| SampleSeries::new(&s.group)).set(&s.group, &stream, &c);
+        }
         s.captured.absolute(c.captured);
         let outcomes = [c.on_time, c.late, c.shed_total(), c.evicted, c.failed_total()];
         s.outcomes.iter().zip(outcomes).for_each(|(counter, n)| counter.absolute(n));
@@ -532,6 +576,8 @@ pub struct SinkMeter {
     pending: Gauge,
     errors: Counter,
     lost: AtomicU64,
+    /// Only sinks that store have it.
+    stored: OnceLock<Histogram>,
 }
 
 impl SinkMeter {
@@ -541,8 +587,19 @@ impl SinkMeter {
             pending: group.gauge(&names::SINK_PENDING, &[]),
             errors: group.counter(&names::SINK_ERRORS, &[]),
             lost: AtomicU64::new(0),
+            stored: OnceLock::new(),
             group,
         }
+    }
+
+    /// A record was stored so long after its frame was captured.
+    pub fn stored(&self, after: Nanos) {
+        let histogram = self.stored.get_or_init(|| self.group.histogram(&names::STORE_LATENCY));
+        histogram.record(after as f64 / SECOND as f64);
+    }
+
+    pub(super) fn upkeep(&self) {
+        self.group.upkeep();
     }
 
     /// Records waiting.

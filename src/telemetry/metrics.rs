@@ -65,6 +65,8 @@ metrics! {
     FRAMES_IN_FLIGHT: Gauge "framegate_frames_in_flight" ["stream"] COUNT, "Frames captured and not yet ended.";
     FRAME_LATENCY: Histogram "framegate_frame_latency_seconds" ["stream"] SECONDS,
         "Captured to delivered, with a bucket edge at the stream's deadline.";
+    FRAME_DEADLINE: Gauge "framegate_frame_deadline_seconds" ["stream"] SECONDS,
+        "Time that a frame has from captured to delivered; streams without a deadline have no value.";
     STAGE_WORK: Histogram "framegate_stage_work_seconds" ["stage"] SECONDS, "Time a stage worked on a frame.";
     STAGE_WAIT: Histogram "framegate_stage_wait_seconds" ["stage"] SECONDS, "Time a frame waited for a stage.";
     STAGE_PANICS: Counter "framegate_stage_panics_total" ["stage"] COUNT, "Panics caught; the stage was rebuilt.";
@@ -79,13 +81,34 @@ metrics! {
     SOURCE_UP: Gauge "framegate_source_up" ["stream"] None, "1 while frames arrive.";
     SOURCE_RECONNECTS: Counter "framegate_source_reconnects_total" ["stream"] COUNT,
         "Times the source was connected again.";
+    SAMPLES_RECEIVED: Counter "framegate_samples_received_total" ["stream"] COUNT,
+        "Samples of a radio or sensor stream that came into frames.";
+    SAMPLES_LOST: Counter "framegate_samples_lost_total" ["stream", "cause"] COUNT,
+        "Samples that are missing, by cause: overrun, lost, reconnect.";
+    SAMPLE_GAPS: Counter "framegate_sample_gaps_total" ["stream", "cause"] COUNT,
+        "Places where samples are missing, by cause: overrun, lost, reconnect.";
+    SAMPLE_CLOCK_DRIFT: Gauge "framegate_sample_clock_drift_ppm" ["stream"] None,
+        "How much faster the receiver's sample clock runs than stated, by the host's clock, parts per million.";
+    SAMPLE_CLOCK_UNCERTAINTY: Gauge "framegate_sample_clock_uncertainty_ppm" ["stream"] None,
+        "How far the measured drift may be off (95 %), parts per million.";
     SINK_PENDING: Gauge "framegate_sink_pending" ["sink"] COUNT, "Records waiting in the sink's queue.";
     SINK_ERRORS: Counter "framegate_sink_errors_total" ["sink"] COUNT,
         "Records lost: the queue was full, or the sink failed on them.";
+    STORE_LATENCY: Histogram "framegate_store_latency_seconds" ["sink"] SECONDS,
+        "Captured to stored: the result's transaction was done.";
+    CACHE_HITS: Counter "framegate_cache_hits_total" ["layer"] COUNT, "Look-ups that the cache's layer answered.";
+    CACHE_MISSES: Counter "framegate_cache_misses_total" ["layer"] COUNT, "Look-ups that it did not.";
+    CACHE_BYTES: Gauge "framegate_cache_bytes" ["layer"] Some(Unit::Bytes), "What the cache's layer holds.";
+    CACHE_DROPPED: Counter "framegate_cache_dropped_total" ["reason"] COUNT,
+        "Values the cache gave up or did not take, by reason: full, old, corrupt, busy, failed.";
     DEVICE_SLOWDOWN: Gauge "framegate_device_slowdown" ["device"] None,
         "How many times slower the device is than it was measured at start.";
     CAPACITY: Gauge "framegate_capacity_streams" ["rung"] COUNT,
         "Streams that this machine can serve at the rung, by the costs measured at start.";
+    THREADS_STUCK: Gauge "framegate_threads_stuck" [] COUNT,
+        "Threads that hold a piece of work for longer than it may take.";
+    MEMORY_LIMIT: Gauge "framegate_memory_limit_bytes" [] Some(Unit::Bytes),
+        "Memory that the process may use: the least of its control groups' limits and the machine's memory.";
     RELOADS: Counter "framegate_reloads_total" ["result"] COUNT, "Reloads of the pipeline file: done, refused.";
     GPU_UTILIZATION: Gauge "framegate_gpu_utilization_ratio" ["gpu"] None, "Share of time the GPU was busy.";
     GPU_MEMORY_USED: Gauge "framegate_gpu_memory_used_bytes" ["gpu"] Some(Unit::Bytes), "Memory in use.";
@@ -98,7 +121,8 @@ metrics! {
     GPU_DECODER: Gauge "framegate_gpu_decoder_utilization_ratio" ["gpu"] None, "Share of the video decoder in use.";
 }
 
-/// Bucket edges of [`FRAME_LATENCY`] in seconds; each stream's own deadline is added.
+/// Bucket edges of [`FRAME_LATENCY`] in seconds, to which each stream's own deadline is added, and of
+/// [`STORE_LATENCY`].
 pub const LATENCY_BUCKETS: &[f64] = &[
     0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.033, 0.04, 0.05, 0.066, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0,
     10.0,
@@ -138,6 +162,7 @@ impl Group {
             (&FRAME_LATENCY, &*latency),
             (&STAGE_WORK, STAGE_BUCKETS),
             (&STAGE_WAIT, STAGE_BUCKETS),
+            (&STORE_LATENCY, LATENCY_BUCKETS),
             (&BATCH_FRAMES, BATCH_BUCKETS),
         ] {
             // Only an empty list is refused, and none of these is.

@@ -25,17 +25,20 @@ pub use meters::{RingMeter, SinkMeter, StageMeter, StreamMeter};
 pub use recorder::{Recorded, Recorder};
 pub use report::{
     BatchTimes, Drift, FrameCounts, Inputs, Machine, Overhead, ProcessUse, Quantiles, Rates, Report, ReportError,
-    RhythmReport, Simulated, SimulatedRun, SinkReport, Spread, StageCost, StageReport, StreamReport, Times,
+    RhythmReport, SamplesReport, Simulated, SimulatedRun, SinkReport, Spread, StageCost, StageReport, StreamReport,
+    Times,
 };
 pub use status::{LatencyStatus, StreamState, StreamStatus};
 pub use tracer::{Traced, Tracer};
 
 use self::gpu::Gpus;
 use self::metrics::Group;
+use crate::cache::{Cache, Layer, Reason};
 use crate::frame::clock::{SECOND, now};
 use crate::frame::journey::Witness;
 use crate::frame::{Nanos, Stream};
 use crate::schedule::trace::Tape;
+use crate::views::Views;
 use ::metrics::{Counter, Gauge};
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
@@ -136,8 +139,11 @@ pub struct Telemetry {
     process: metrics_process::Collector,
     labelled: Mutex<Vec<Labelled>>,
     reloads: [Counter; 2],
+    stuck: Gauge,
     recorder: Mutex<Option<Arc<Recorder>>>,
     tracer: Mutex<Option<Arc<Tracer>>>,
+    cache: Mutex<Option<Arc<Cache>>>,
+    views: Arc<Views>,
     stop: Arc<(Mutex<bool>, Condvar)>,
 }
 
@@ -167,10 +173,13 @@ impl Telemetry {
             meters: Mutex::default(),
             labelled: Mutex::default(),
             reloads: ["done", "refused"].map(|r| base.counter(&metrics::RELOADS, &[("result", r)])),
+            stuck: base.gauge(&metrics::THREADS_STUCK, &[]),
             recorder: Mutex::default(),
             tracer: Mutex::default(),
+            cache: Mutex::default(),
             process,
             base,
+            views: Arc::default(),
             stop: Arc::default(),
         })
     }
@@ -178,6 +187,11 @@ impl Telemetry {
     /// The pipeline's name.
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// What people watch and ask for.
+    pub fn views(&self) -> &Arc<Views> {
+        &self.views
     }
 
     /// Measures a stream from now on (its ledger is read whenever metrics or a report are asked for). Another stream
@@ -237,6 +251,28 @@ impl Telemetry {
                 gauge.set(reading);
                 labelled.push(Labelled { metric: metric.name, value: value.to_owned(), gauge, reading });
             }
+        }
+    }
+
+    /// The cache whose counts are exported.
+    pub fn cache(&self, cache: Arc<Cache>) {
+        *self.cache.lock() = Some(cache);
+    }
+
+    fn count_cache(&self) {
+        let cache = self.cache.lock();
+        let Some(counts) = cache.as_ref().map(|c| c.counts()) else { return };
+        for layer in Layer::ALL {
+            let label = [("layer", layer.name())];
+            self.base.counter(&metrics::CACHE_HITS, &label).absolute(counts.hits(layer));
+            self.base.counter(&metrics::CACHE_MISSES, &label).absolute(counts.misses(layer));
+            // How much a Redis server holds it knows itself.
+            if layer != Layer::Redis {
+                self.base.gauge(&metrics::CACHE_BYTES, &label).set(counts.bytes(layer) as f64);
+            }
+        }
+        for reason in Reason::ALL {
+            self.base.counter(&metrics::CACHE_DROPPED, &[("reason", reason.name())]).absolute(counts.drops(reason));
         }
     }
 
@@ -332,6 +368,11 @@ impl Telemetry {
         self.window.ready.load(Relaxed) != NEVER
     }
 
+    /// So many threads are stuck now.
+    pub fn stuck(&self, threads: usize) {
+        self.stuck.set(threads as f64);
+    }
+
     /// Everything in Prometheus's text format.
     pub fn metrics(&self) -> String {
         let (streams, stages, rings, sinks) = {
@@ -344,6 +385,10 @@ impl Telemetry {
             (streams, stages, rings, sinks)
         };
         self.base.with(|| self.process.collect());
+        if let Some(limit) = process::memory_limit() {
+            self.base.gauge(&metrics::MEMORY_LIMIT, &[]).set(limit as f64);
+        }
+        self.count_cache();
         let mut pages = vec![self.base.render()];
         pages.extend(streams.iter().map(|m| m.render()));
         pages.extend(stages.iter().map(|m| m.render()));
@@ -386,9 +431,10 @@ impl Telemetry {
         if let Some(gpus) = gpus {
             gpus.sample(&self.base);
         }
-        let (streams, stages): (Vec<_>, Vec<_>) = {
+        let (streams, stages, sinks): (Vec<_>, Vec<_>, Vec<_>) = {
             let meters = self.meters.lock();
-            (meters.streams.values().cloned().collect(), meters.stages.values().cloned().collect())
+            let (streams, stages) = (meters.streams.values().cloned(), meters.stages.values().cloned());
+            (streams.collect(), stages.collect(), meters.sinks.values().cloned().collect())
         };
         for meter in streams {
             meter.upkeep();
@@ -397,6 +443,9 @@ impl Telemetry {
             }
         }
         for meter in stages {
+            meter.upkeep();
+        }
+        for meter in sinks {
             meter.upkeep();
         }
     }

@@ -54,6 +54,26 @@ pub fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Memory in bytes that this process may use: the least of its control groups' limits and the machine's memory. `None`
+/// where the kernel says nothing.
+pub fn memory_limit() -> Option<u64> {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    least_memory(Path::new("/sys/fs/cgroup"), &read("/proc/self/cgroup"), &read("/proc/meminfo"))
+}
+
+/// The same of control groups mounted at `root`, of `/proc/self/cgroup` and `/proc/meminfo`. Only the unified hierarchy
+/// is read.
+fn least_memory(root: &Path, groups: &str, meminfo: &str) -> Option<u64> {
+    let machine = Some(field(meminfo, "MemTotal:") * 1024).filter(|b| *b > 0);
+    let group = groups.lines().find_map(|l| l.strip_prefix("0::/")).map(|path| root.join(path));
+    // Every group is bound by those above it.
+    let limits = group.iter().flat_map(|g| g.ancestors()).take_while(|g| g.starts_with(root)).filter_map(|g| {
+        // Without a limit it says `max`.
+        std::fs::read_to_string(g.join("memory.max")).ok()?.trim().parse().ok()
+    });
+    limits.chain(machine).min()
+}
+
 fn field(status: &str, name: &str) -> u64 {
     status
         .lines()
@@ -70,6 +90,24 @@ fn entries(folder: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_least_limit_of_a_group_and_those_above_it_counts() {
+        let root = tempfile::tempdir().expect("folder");
+        let inner = root.path().join("system.slice/framegate@entrance.service");
+        std::fs::create_dir_all(&inner).expect("created");
+        let group = "0::/system.slice/framegate@entrance.service\n";
+        let limit = || least_memory(root.path(), group, "MemTotal:  4096 kB\nMemFree: 1 kB\n");
+        assert_eq!(limit(), Some(4 << 20));
+        std::fs::write(inner.join("memory.max"), "max\n").expect("written");
+        assert_eq!(limit(), Some(4 << 20));
+        std::fs::write(root.path().join("system.slice/memory.max"), "2000000\n").expect("written");
+        assert_eq!(limit(), Some(2_000_000));
+        std::fs::write(inner.join("memory.max"), "1000000\n").expect("written");
+        assert_eq!(limit(), Some(1_000_000));
+        assert_eq!(least_memory(root.path(), "", ""), None);
+        assert!(memory_limit().is_some_and(|b| b >= usage().rss));
+    }
 
     #[test]
     fn the_kernel_is_read() {

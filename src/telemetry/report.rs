@@ -3,7 +3,7 @@
 use super::meters::{StageTimes, StreamMeter};
 use super::{Breakdown, NEVER, Telemetry, meters, process};
 use crate::frame::clock::{SECOND, now};
-use crate::frame::{Beat, Counts, FailReason, Nanos, ShedReason, clock};
+use crate::frame::{Beat, ClockReading, Counts, FailReason, GapCause, Nanos, ShedReason, clock};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -193,9 +193,35 @@ pub struct StreamReport {
     pub rung_changes: u64,
     /// Times the source was connected again.
     pub reconnects: u64,
+    /// What was received of a stream of samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<SamplesReport>,
     /// Latencies behind the warm-up: upper edge in milliseconds, and frames. For plots.
     #[serde(skip)]
     pub distribution: Vec<(f64, u64)>,
+}
+
+/// What was received of a stream of samples, from the first one on.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SamplesReport {
+    /// Samples that came into frames.
+    pub received: u64,
+    /// Samples that are missing, by cause; causes that never occurred are left out.
+    pub lost: BTreeMap<&'static str, u64>,
+    /// Places where some are missing, by cause.
+    pub gaps: BTreeMap<&'static str, u64>,
+    /// How fast the receiver's sample clock runs by the host's; `null` where it was not measured.
+    pub clock: Option<ClockReading>,
+}
+
+impl SamplesReport {
+    fn of(counts: &Counts, clock: Option<ClockReading>) -> Option<Self> {
+        let by_cause = |counts: [u64; 3]| {
+            GapCause::ALL.iter().map(|c| c.name()).zip(counts).filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>()
+        };
+        let (lost, gaps) = (by_cause(counts.lost), by_cause(counts.gaps));
+        (counts.samples > 0).then_some(Self { received: counts.samples, lost, gaps, clock })
+    }
 }
 
 /// How a stream's frames ended. The outcomes and `in_flight` add up to `captured`.
@@ -488,6 +514,7 @@ fn stream(meter: &StreamMeter, counts: &Counts, seconds: f64, origin: Nanos) -> 
         rescued: counts.rescued,
         rung_changes: meter.ceiling().1,
         reconnects: counts.reconnects,
+        samples: SamplesReport::of(counts, meter.stream().sample_clock()),
         distribution: Vec::new(),
     };
     meter.times(|t| {

@@ -175,6 +175,7 @@ fn metrics_tell_what_the_ledger_says_with_a_bucket_edge_at_the_deadline() {
         ("framegate_frame_latency_seconds_bucket{stream=\"cam0\",le=\"0.033\"}", 180.0),
         ("framegate_frame_latency_seconds_bucket{stream=\"cam0\",le=\"0.04\"}", 200.0),
         ("framegate_frame_latency_seconds_count{stream=\"cam0\"}", 200.0),
+        ("framegate_frame_deadline_seconds{stream=\"cam0\"}", 0.033),
         ("framegate_rung{stream=\"cam0\"}", 1.0),
         ("framegate_rung_changes_total{stream=\"cam0\",direction=\"down\"}", 1.0),
         ("framegate_source_up{stream=\"cam0\"}", 1.0),

@@ -31,6 +31,7 @@ pub fn record(stream: &Arc<Stream>, seq: u64) -> Record {
         rescued: false,
         inferred: true,
         size: Some((1280, 720)),
+        samples: None,
         annotations: Annotations { detections: Some(vec![person]), ..Annotations::default() },
         payload: Payload::Empty,
     }
@@ -64,4 +65,24 @@ pub fn picture(width: u32, height: u32, luma: u8) -> Picture {
         orientation: Orientation::default(),
         buffer: Box::new(OwnedPlanes(vec![vec![luma; w * h], vec![128; cw * ch], vec![128; cw * ch]])),
     }
+}
+
+/// A record of a joined stream: located by these stations, captured `age` ago.
+pub fn located(
+    stream: &Arc<Stream>,
+    seq: u64,
+    age: Nanos,
+    stations: &[&str],
+    frequency: f64,
+    confidence: f64,
+) -> Record {
+    let mut r = record(stream, seq);
+    r.captured -= age;
+    r.delivered -= age;
+    let location = serde_json::json!({
+        "lat": 52.5, "lon": 13.4, "confidence": confidence, "frequency": frequency, "stations": stations, "absent": {}
+    });
+    r.annotations.extra.insert("location".into(), location);
+    r.annotations.extra.insert("stations".into(), serde_json::json!({ "present": stations, "absent": {} }));
+    r
 }

@@ -202,6 +202,7 @@ pub fn pipeline(sources: Vec<SourceEntry>, stages: Vec<StageEntry>, sinks: Vec<S
         costs: Default::default(),
         load: Default::default(),
         http: None,
+        cache: framegate::cache::Settings::default(),
         realtime: None,
         cpus: Vec::new(),
         sources,

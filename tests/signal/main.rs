@@ -3,5 +3,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod hostile;
+mod locator;
 mod parity;
 mod recordings;
+#[path = "../common/stage.rs"]
+mod stage;

@@ -54,6 +54,7 @@ pub(super) fn all() -> Vec<Finding> {
     out.push(inference());
     out.push(nvidia());
     out.push(opencv());
+    out.push(soapy());
     out.extend([cameras(), real_time(), systemd()]);
     out
 }
@@ -157,6 +158,18 @@ fn opencv() -> Finding {
     // It is linked: without it this program would not have started.
     let version = opencv::core::get_version_string().unwrap_or_else(|_| "there".into());
     Finding::good("OpenCV", version)
+}
+
+fn soapy() -> Finding {
+    match framegate::source::soapy_version() {
+        Ok(version) => Finding::good("SoapySDR", version),
+        Err(why) => Finding::bad(
+            "SoapySDR",
+            State::Absent,
+            format!("no soapy:// receivers: {why}"),
+            "apt-get install libsoapysdr0.8 soapysdr-module-all",
+        ),
+    }
 }
 
 fn cameras() -> Finding {

@@ -60,7 +60,7 @@ impl Bench<'_> {
             fps: self.pipeline.fps,
             live: self.pipeline.sources.iter().any(|s| s.deadline.is_some()),
             threads: self.cores,
-            exchange: Arc::default(),
+            ..BuildContext::default()
         }
     }
 

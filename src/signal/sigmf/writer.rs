@@ -92,11 +92,34 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the metadata and gives both files their names, the metadata last.
+    /// Writes the metadata and gives both files their names, the metadata last, once the samples are on the disk.
     ///
     /// # Errors
     /// Where a file cannot be written or named.
-    pub fn finish(mut self) -> Result<(), SigmfError> {
+    pub fn finish(self) -> Result<(), SigmfError> {
+        self.close(true)
+    }
+
+    /// The same without waiting for the disk: if the machine loses power right after, samples may be missing.
+    ///
+    /// # Errors
+    /// Where a file cannot be written or named.
+    pub fn finish_at_once(self) -> Result<(), SigmfError> {
+        self.close(false)
+    }
+
+    /// Gives the recording up: what reached the disk stays there under its temporary name. Where nothing did, the file
+    /// goes too.
+    pub fn abandon(self) {
+        let data = part(&self.data_file);
+        // Not by dropping it, which would try to write once more.
+        let (file, _) = self.out.into_parts();
+        if file.metadata().is_ok_and(|m| m.len() == 0) {
+            let _ = std::fs::remove_file(data);
+        }
+    }
+
+    fn close(mut self, sync: bool) -> Result<(), SigmfError> {
         self.metadata.captures.sort_by_key(|c| c.start);
         self.metadata.annotations.sort_by_key(|a| a.start);
         if self.metadata.captures.is_empty() {
@@ -104,7 +127,9 @@ impl Writer {
         }
         let (data, meta) = (part(&self.data_file), part(&self.meta_file));
         self.out.flush().map_err(|e| SigmfError::io(&data, "cannot be written", e))?;
-        self.out.get_ref().sync_data().map_err(|e| SigmfError::io(&data, "cannot be written", e))?;
+        if sync {
+            self.out.get_ref().sync_data().map_err(|e| SigmfError::io(&data, "cannot be written", e))?;
+        }
         std::fs::write(&meta, self.metadata.to_json()).map_err(|e| SigmfError::io(&meta, "cannot be written", e))?;
         for (from, to) in [(&data, &self.data_file), (&meta, &self.meta_file)] {
             std::fs::rename(from, to).map_err(|e| SigmfError::io(to, "cannot be named so", e))?;

@@ -131,7 +131,8 @@ impl Source for Join {
             return Err(SourceError { id: self.id.clone(), message: "there are no stations to join".to_owned() });
         }
         let mut gatherer = Gatherer::new(self.rules(intake.stream().deadline));
-        let mut newest = clock::now();
+        // Until a first part comes, the stations are only on their way: a spectrogram takes its time.
+        let mut newest = None;
         let mut left_out = (0, 0);
         while !intake.is_stopping() {
             let until = gatherer.due().map_or(LOOK, |due| Duration::from_nanos(due.saturating_sub(clock::now())));
@@ -146,7 +147,7 @@ impl Source for Join {
             if let Taken::One(handed) = taken
                 && let Some(part) = self.part(handed)
             {
-                newest = clock::now();
+                newest = Some(clock::now());
                 gatherer.add(part);
             } else {
                 self.ended(&mut gatherer);
@@ -173,7 +174,8 @@ impl Source for Join {
                 intake.signal(Signal::Ended);
                 return Ok(());
             }
-            if self.pace == Pace::Live && Duration::from_nanos(clock::now().saturating_sub(newest)) > self.stall {
+            let silent = newest.map_or(Duration::ZERO, |at| Duration::from_nanos(clock::now().saturating_sub(at)));
+            if self.pace == Pace::Live && silent > self.stall {
                 intake.signal(Signal::Down(format!("no station delivered anything for {:?}", self.stall)));
             }
         }
