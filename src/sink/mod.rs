@@ -19,7 +19,7 @@ mod waterfall;
 mod wav;
 
 use crate::frame::{Nanos, Record};
-use crate::issue::Issue;
+use crate::issue::{Issue, Severity};
 use crate::stage::BuildContext;
 use crate::store::Archive;
 use serde::de::DeserializeOwned;
@@ -80,6 +80,14 @@ pub trait SinkConfig: Debug + Send + Sync {
     /// # Errors
     /// What cannot be used and will not recover. A broker that is away is not an error: the sink reconnects.
     fn open(&self, context: &BuildContext) -> Result<Box<dyn Sink>, SinkError>;
+}
+
+/// The first error of a configuration, where a sink is opened without having been checked.
+fn refuse(config: &dyn SinkConfig, context: &BuildContext) -> Result<(), SinkError> {
+    match config.check(context).into_iter().find(|i| i.severity == Severity::Error) {
+        Some(issue) => Err(SinkError(format!("{} {}", issue.key, issue.message))),
+        None => Ok(()),
+    }
 }
 
 /// A kind of sink: one line of the registry.

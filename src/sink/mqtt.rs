@@ -203,9 +203,7 @@ impl SinkConfig for MqttConfig {
     }
 
     fn open(&self, context: &BuildContext) -> Result<Box<dyn Sink>, SinkError> {
-        if let Some(issue) = self.check(context).into_iter().find(|i| i.severity == crate::issue::Severity::Error) {
-            return Err(SinkError(format!("{} {}", issue.key, issue.message)));
-        }
+        super::refuse(self, context)?;
         let plan = Plan {
             options: self.options(context)?,
             availability: self.availability(&context.id)?,

@@ -9,7 +9,7 @@ use super::template::{Template, check_folder};
 use super::units::Span;
 use super::{Sink, SinkConfig, SinkError};
 use crate::frame::Record;
-use crate::issue::{Issue, Severity};
+use crate::issue::Issue;
 use crate::signal::samples::Format;
 use crate::stage::{BuildContext, duration};
 use crate::views::{Recorder, Views};
@@ -167,9 +167,7 @@ impl SinkConfig for SigmfConfig {
     }
 
     fn open(&self, context: &BuildContext) -> Result<Box<dyn Sink>, SinkError> {
-        if let Some(issue) = self.check(context).into_iter().find(|i| i.severity == Severity::Error) {
-            return Err(SinkError(format!("{} {}", issue.key, issue.message)));
-        }
+        super::refuse(self, context)?;
         let format = self.format.parse().map_err(|e: crate::signal::SignalError| SinkError(e.to_string()))?;
         let files = Files {
             sink: context.id.clone(),

@@ -8,7 +8,7 @@ use super::template::{Template, check_folder, file_time, free_name, make_parent,
 use super::units::Span;
 use super::{Sink, SinkConfig, SinkError};
 use crate::frame::{Record, SampleBlock};
-use crate::issue::{Issue, Severity};
+use crate::issue::Issue;
 use crate::stage::BuildContext;
 use columns::Columns;
 use paint::{Sheet, paint};
@@ -100,9 +100,7 @@ impl SinkConfig for SpectrogramConfig {
     }
 
     fn open(&self, context: &BuildContext) -> Result<Box<dyn Sink>, SinkError> {
-        if let Some(issue) = self.check(context).into_iter().find(|i| i.severity == Severity::Error) {
-            return Err(SinkError(format!("{} {}", issue.key, issue.message)));
-        }
+        super::refuse(self, context)?;
         let path = Template::read(&self.path, NAMES).map_err(SinkError)?;
         Ok(Box::new(SpectrogramSink { config: self.clone(), path, streams: HashMap::new() }))
     }

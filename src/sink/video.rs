@@ -8,7 +8,7 @@ use super::template::{Template, check_folder, file_time, free_name, make_parent,
 use super::units::Span;
 use super::{Sink, SinkConfig, SinkError};
 use crate::frame::{Record, clock};
-use crate::issue::{Issue, Severity};
+use crate::issue::Issue;
 use crate::stage::BuildContext;
 use gstreamer as gst;
 use opencv::core::{Mat, MatTraitConst, MatTraitConstManual};
@@ -141,9 +141,7 @@ impl SinkConfig for VideoConfig {
     }
 
     fn open(&self, context: &BuildContext) -> Result<Box<dyn Sink>, SinkError> {
-        if let Some(issue) = self.check(context).into_iter().find(|i| i.severity == Severity::Error) {
-            return Err(SinkError(format!("{} {}", issue.key, issue.message)));
-        }
+        super::refuse(self, context)?;
         Ok(Box::new(VideoSink {
             path: Template::read(&self.path, NAMES).map_err(SinkError)?,
             encoding: self.encoding(context.fps),
@@ -305,6 +303,7 @@ fn planar(mat: &Mat) -> Result<Vec<u8>, SinkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::issue::Severity;
 
     fn issues(text: &str) -> Vec<(String, Severity)> {
         let context = BuildContext { id: "rec".into(), ..Default::default() };

@@ -4,7 +4,7 @@ use super::template::{Template, check_folder, file_time, free_name, make_parent,
 use super::units::Span;
 use super::{Sink, SinkConfig, SinkError};
 use crate::frame::{Record, SampleBlock, clock};
-use crate::issue::{Issue, Severity};
+use crate::issue::Issue;
 use crate::signal::Complex32;
 use crate::stage::BuildContext;
 use hound::{SampleFormat, WavSpec, WavWriter};
@@ -92,9 +92,7 @@ impl SinkConfig for WavConfig {
     }
 
     fn open(&self, context: &BuildContext) -> Result<Box<dyn Sink>, SinkError> {
-        if let Some(issue) = self.check(context).into_iter().find(|i| i.severity == Severity::Error) {
-            return Err(SinkError(format!("{} {}", issue.key, issue.message)));
-        }
+        super::refuse(self, context)?;
         Ok(Box::new(WavSink {
             path: Template::read(&self.path, NAMES).map_err(SinkError)?,
             config: self.clone(),
@@ -335,6 +333,7 @@ impl Drop for WavSink {
 mod tests {
     use super::*;
     use crate::frame::{Annotations, Payload, Stream};
+    use crate::issue::Severity;
 
     fn record(stream: &Arc<Stream>, block: SampleBlock) -> Arc<Record> {
         let seq = stream.capture(0).seq;

@@ -477,22 +477,30 @@ pub(super) fn buffers(model: &PictureModel) -> Batch {
     Box::new(model.batch())
 }
 
-type Memory = Result<PictureBatch, InferError>;
-
-pub(super) fn picture_batch(batch: &Batch) -> Result<&PictureBatch, StageError> {
-    match batch.downcast_ref::<Memory>() {
+/// What is in a batch that was made as `Result<T, InferError>`.
+pub(super) fn memory<T: 'static>(batch: &Batch) -> Result<&T, StageError> {
+    match batch.downcast_ref::<Result<T, InferError>>() {
         Some(Ok(b)) => Ok(b),
         Some(Err(e)) => Err(StageError::new(e.to_string())),
         None => Err(StageError::new("the batch belongs to another stage")),
     }
 }
 
-pub(super) fn picture_batch_mut(batch: &mut Batch) -> Result<&mut PictureBatch, StageError> {
-    match batch.downcast_mut::<Memory>() {
+/// The same, to be filled.
+pub(super) fn memory_mut<T: 'static>(batch: &mut Batch) -> Result<&mut T, StageError> {
+    match batch.downcast_mut::<Result<T, InferError>>() {
         Some(Ok(b)) => Ok(b),
         Some(Err(e)) => Err(StageError::new(e.to_string())),
         None => Err(StageError::new("the batch belongs to another stage")),
     }
+}
+
+pub(super) fn picture_batch(batch: &Batch) -> Result<&PictureBatch, StageError> {
+    memory(batch)
+}
+
+pub(super) fn picture_batch_mut(batch: &mut Batch) -> Result<&mut PictureBatch, StageError> {
+    memory_mut(batch)
 }
 
 /// One slot that runs batches of pictures.

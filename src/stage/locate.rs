@@ -1,6 +1,6 @@
 //! `locate`: where a transmitter is, by the spectrograms of several stations and a network that was trained on them.
 
-use super::detect::{BatchKeys, check_model, check_resources, find_model, model_in_report, peek};
+use super::detect::{BatchKeys, check_model, check_resources, find_model, memory, memory_mut, model_in_report, peek};
 use super::{Batch, BatchStage, BuildContext, Built, Execute, StageConfig, StageError};
 use crate::frame::exchange::Handed;
 use crate::frame::{Annotations, Arrival, Feature, Frame, Joined, Payload, Seat, Stream};
@@ -316,7 +316,7 @@ impl BatchStage for Locate {
 
     fn prepare(&self, frame: &Frame, batch: &mut Batch, places: Range<usize>) -> Result<(), StageError> {
         let joined = joined(frame)?;
-        let bytes = memory_mut(batch)?.place(places.start, (self.shape.columns, self.shape.bands))?;
+        let bytes = memory_mut::<Buffers>(batch)?.place(places.start, (self.shape.columns, self.shape.bands))?;
         let input = <[f32]>::mut_from_bytes(bytes).map_err(|_| StageError::new("the model's memory is not aligned"))?;
         input.fill(ABSENT);
         let each = self.shape.bands * self.shape.columns;
@@ -361,25 +361,6 @@ fn joined(frame: &Frame) -> Result<&Arc<Joined>, StageError> {
         .payload
         .joined()
         .ok_or_else(|| StageError::new("the frame is no joined one: give `locate` a source `join://` in its `from`"))
-}
-
-/// Memory of one batch; where it could not be had, the first frame that needs it fails with the reason.
-type Memory = Result<Buffers, InferError>;
-
-fn memory(batch: &Batch) -> Result<&Buffers, StageError> {
-    match batch.downcast_ref::<Memory>() {
-        Some(Ok(buffers)) => Ok(buffers),
-        Some(Err(e)) => Err(StageError::new(e.to_string())),
-        None => Err(StageError::new("the batch belongs to another stage")),
-    }
-}
-
-fn memory_mut(batch: &mut Batch) -> Result<&mut Buffers, StageError> {
-    match batch.downcast_mut::<Memory>() {
-        Some(Ok(buffers)) => Ok(buffers),
-        Some(Err(e)) => Err(StageError::new(e.to_string())),
-        None => Err(StageError::new("the batch belongs to another stage")),
-    }
 }
 
 struct Runner {

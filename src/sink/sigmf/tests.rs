@@ -1,6 +1,7 @@
 use super::super::testing::{RATE, block, record, stream};
 use super::*;
 use crate::frame::{Gap, GapCause, Payload, SampleBlock, SampleTime, Stream};
+use crate::issue::Severity;
 use crate::signal::sigmf::{Metadata, Recording};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -255,6 +256,17 @@ fn what_cannot_work_is_said_by_key() {
     std::fs::write(folder.path().join("file"), "").unwrap();
     let config = config(&folder.path().join("file"), "");
     assert!(config.check(&context()).iter().any(|i| i.key == "folder"));
+}
+
+#[test]
+fn bursts_that_are_told_together_and_touch_are_recorded_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sink = open(folder.path(), "before = \"0ms\"\nafter = \"1ms\"\nmax_length = \"20ms\"\nlongest = \"1s\"");
+    // The first one fills recordings up to where the second begins.
+    sink.deliver(&record(&stream(), 0, block(0, 100), &[(10, 51), (61, 1)])).unwrap();
+    drop(sink);
+    let got: Vec<u64> = recordings(folder.path()).into_iter().flat_map(|(samples, _)| samples).collect();
+    assert_eq!(got, (10..63).collect::<Vec<_>>());
 }
 
 proptest! {

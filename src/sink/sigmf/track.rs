@@ -154,19 +154,25 @@ impl Track {
 
     /// The samples from one position to another are to be recorded, as far as they are there and in no recording yet.
     fn want(&mut self, record: &Record, from: u64, to: u64, files: &Files) -> Result<(), SinkError> {
-        let from = from.max(self.taken);
+        let mut from = from.max(self.taken);
         if to <= from || from >= self.end {
             return Ok(());
         }
-        let goes_on = self.cuts.back().is_some_and(|c| c.next < c.limit && from <= self.stop(c));
-        if !goes_on {
+        if !self.reaches(from) {
+            // What was wanted before may reach beyond where this begins, and into a recording that this goes on in.
             self.write(record, files)?;
-            if !self.begin(record, from, to, files)? {
+            from = from.max(self.taken);
+            if to <= from || (!self.reaches(from) && !self.begin(record, from, to, files)?) {
                 return Ok(());
             }
         }
         self.wanted = self.wanted.max(to);
         Ok(())
+    }
+
+    /// Whether the newest recording reaches this position, so that it goes on there.
+    fn reaches(&self, from: u64) -> bool {
+        self.cuts.back().is_some_and(|c| c.next < c.limit && from <= self.stop(c))
     }
 
     /// Begins a recording at the first sample that is held between two positions; says whether there is one.

@@ -1,5 +1,6 @@
 use super::super::testing::{RATE, block, record, stream};
 use super::*;
+use crate::issue::Severity;
 use crate::signal::Complex32;
 use crate::signal::testing::tone;
 use opencv::core::{Mat, MatTraitConst, Vec3b};
